@@ -1,0 +1,45 @@
+# The commands of this project. `make demo` and `make test` work on a bare machine with only
+# Rust, make and apt: they install what is missing, and are quick when nothing is.
+
+CARGO ?= cargo
+TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),$(CURDIR)/target)
+
+.PHONY: demo test lint bench setup setup-demo setup-test setup-lint clean-demo
+
+# Builds the release binary and with it, in a sandbox, an image; shows the image running.
+demo: setup-demo
+	$(CARGO) build --release -p cofferdam
+	scripts/demo.sh $(TARGET)/release/cofferdam $(TARGET)/demo
+
+# Every test of the workspace: units, components, and the whole program end to end.
+# The program is built in the profile of the tests, so that the two share their dependencies.
+test: setup-test
+	$(CARGO) build -p cofferdam
+	COFFERDAM_BIN=$(TARGET)/debug/cofferdam CARGO="$(CARGO)" scripts/test.sh
+
+# Formatting, lints as errors, licences and advisories.
+lint: setup-lint
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	CARGO="$(CARGO)" scripts/deny.sh
+
+# The scenarios of docs/performance.md; `make bench SCENARIO=RUN` measures some of them.
+bench: setup-test
+	$(CARGO) build --release -p cofferdam
+	COFFERDAM_BIN=$(TARGET)/release/cofferdam \
+		$(CARGO) run --release -p cofferdam-tests --bin bench -- $(SCENARIO)
+
+# Everything that any of the above needs.
+setup: setup-test setup-lint
+
+setup-demo:
+	@scripts/setup.sh build demo
+
+setup-test:
+	@scripts/setup.sh build demo test
+
+setup-lint:
+	@scripts/setup.sh build lint
+
+clean-demo:
+	rm -rf $(TARGET)/demo

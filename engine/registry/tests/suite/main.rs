@@ -1,0 +1,5 @@
+//! The client against Debian's `docker-registry`, directly and through a proxy that does harm.
+
+mod faults;
+mod fixture;
+mod real;

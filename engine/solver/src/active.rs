@@ -1,0 +1,433 @@
+//! A vertex that open jobs have reached: what is known of it, and how its results are come by.
+//!
+//! The order of things for one vertex is here; which vertices are reached is decided in
+//! [`crate::Job::solve`], and that everything happens once in [`crate::flight`].
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::SystemTime;
+
+use cofferdam_types::{Digest, Hasher};
+use futures::FutureExt;
+use futures::future::{BoxFuture, try_join_all};
+use tokio::sync::Semaphore;
+
+use crate::cache::{content_key, definition_key, output_key};
+use crate::claims::{Claim, Claims};
+use crate::flight::{Failure, Flight};
+use crate::progress::{Feed, Progress, Work};
+use crate::{Cache, Entry, EventKind, Key, Outcome, Record, SolveError, Vertex, VertexError, lock};
+
+/// What all vertices of a solver have in common.
+pub(crate) struct Shared<V: Vertex> {
+    pub(crate) cache: Arc<dyn Cache<V::Output>>,
+    pub(crate) permits: Semaphore,
+    /// The number of the latest solve.
+    pub(crate) solves: AtomicU64,
+    /// The vertices that open jobs have reached, by [`Active::id`].
+    table: Mutex<HashMap<Digest, Weak<Active<V>>>>,
+    claims: Claims,
+}
+
+/// A vertex that at least one open job has reached.
+pub(crate) struct Active<V: Vertex> {
+    shared: Arc<Shared<V>>,
+    /// The vertex's digest; another one if it or something below it ignores the cache.
+    id: Digest,
+    digest: Digest,
+    vertex: Arc<V>,
+    /// One for each of the vertex's inputs. Keeps what is below alive.
+    inputs: Vec<(Arc<Active<V>>, u32)>,
+    lookup: Lookup,
+    progress: Arc<Progress>,
+    key: Flight<Arc<Key>>,
+    definition: OnceLock<Digest>,
+    ready: Flight<Arc<Ready<V::Output>>>,
+    executed: Flight<Arc<Vec<Record<V::Output>>>>,
+    /// By output, as far as they have been asked for.
+    results: Mutex<HashMap<u32, Flight<Record<V::Output>>>>,
+}
+
+/// What a vertex's result may be looked up by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lookup {
+    Always,
+    /// Something below ignores the cache: what the inputs are is known when they have run.
+    ByContent,
+    /// The vertex itself ignores the cache.
+    Never,
+}
+
+/// A vertex's inputs, produced and hashed.
+struct Ready<O> {
+    values: Vec<O>,
+    digests: Vec<Digest>,
+    /// The content key, without an output; the definition key where there are no inputs.
+    key: Digest,
+}
+
+impl<V: Vertex> Shared<V> {
+    pub(crate) fn new(cache: Arc<dyn Cache<V::Output>>, parallelism: usize) -> Arc<Self> {
+        Arc::new(Self {
+            cache,
+            permits: Semaphore::new(parallelism.clamp(1, Semaphore::MAX_PERMITS)),
+            solves: AtomicU64::new(0),
+            table: Mutex::default(),
+            claims: Claims::default(),
+        })
+    }
+
+    pub(crate) fn active(&self) -> usize {
+        lock(&self.table).len()
+    }
+
+    /// Finds or makes the active vertices for `order`, which has inputs before consumers.
+    pub(crate) fn activate(self: &Arc<Self>, order: Vec<(Digest, Arc<V>)>) -> Vec<Arc<Active<V>>> {
+        let mut by_digest: HashMap<Digest, Arc<Active<V>>> = HashMap::with_capacity(order.len());
+        let mut table = lock(&self.table);
+        let activate = |(digest, vertex): (Digest, Arc<V>)| {
+            let inputs: Vec<_> = vertex
+                .inputs()
+                .iter()
+                .map(|edge| (by_digest[&edge.vertex].clone(), edge.output))
+                .collect();
+            let lookup = if vertex.ignore_cache() {
+                Lookup::Never
+            } else if inputs.iter().any(|(input, _)| input.lookup != Lookup::Always) {
+                Lookup::ByContent
+            } else {
+                Lookup::Always
+            };
+            let id = active_id(digest, lookup, inputs.iter().map(|(input, _)| input.id));
+            let place = table.entry(id).or_default();
+            let active = place.upgrade().unwrap_or_else(|| {
+                let active = Arc::new(Active {
+                    shared: self.clone(),
+                    id,
+                    digest,
+                    vertex,
+                    inputs,
+                    lookup,
+                    progress: Progress::new(digest),
+                    key: Flight::default(),
+                    definition: OnceLock::new(),
+                    ready: Flight::default(),
+                    executed: Flight::default(),
+                    results: Mutex::default(),
+                });
+                *place = Arc::downgrade(&active);
+                active
+            });
+            by_digest.insert(digest, active.clone());
+            active
+        };
+        order.into_iter().map(activate).collect()
+    }
+}
+
+/// Two solves share a vertex if they agree on what below it is to be run anew.
+fn active_id(digest: Digest, lookup: Lookup, inputs: impl Iterator<Item = Digest>) -> Digest {
+    if lookup == Lookup::Always {
+        return digest;
+    }
+    let mut hasher = Hasher::new();
+    hasher.field("cofferdam.ignore-cache");
+    hasher.field(digest.as_bytes());
+    hasher.field([u8::from(lookup == Lookup::Never)]);
+    for input in inputs {
+        hasher.field(input.as_bytes());
+    }
+    hasher.finish()
+}
+
+impl<V: Vertex> Active<V> {
+    pub(crate) fn id(&self) -> Digest {
+        self.id
+    }
+
+    /// Sends the vertex's events to `feed` for as long as it lives.
+    pub(crate) fn follow(&self, feed: &Arc<Feed>) {
+        self.progress.follow(feed, || EventKind::Announced {
+            name: self.vertex.name(),
+            inputs: self.vertex.inputs().iter().map(|edge| edge.vertex).collect(),
+        });
+    }
+
+    /// Makes sure that the vertex's own key is known.
+    pub(crate) async fn resolve_key(self: &Arc<Self>, solve: u64) -> Result<(), Failure> {
+        let start = || {
+            let this = self.clone();
+            async move {
+                let work = Work::quiet(&this.progress);
+                let key = this.call(&work, this.vertex.key(work.context())).await?;
+                this.count(&work, "inputs in its key", this.inputs.len(), key.inputs.len())?;
+                work.finish(Outcome::Done);
+                Ok(Arc::new(key))
+            }
+        };
+        self.key.get(solve, start).await.unwrap_or_else(|| Err(self.lost()))?;
+        Ok(())
+    }
+
+    /// The definition key, without an output.
+    ///
+    /// Goes one step down only: it is asked for in topological order, as soon as all keys are
+    /// known and before anything is produced.
+    pub(crate) fn definition(&self) -> Digest {
+        *self.definition.get_or_init(|| {
+            let key = self.known_key();
+            let inputs = key
+                .inputs
+                .iter()
+                .zip(&self.inputs)
+                .map(|(how, (input, output))| (how, output_key(&input.definition(), *output)));
+            definition_key(&key.digest, inputs)
+        })
+    }
+
+    fn known_key(&self) -> Arc<Key> {
+        self.key.done().expect("keys are resolved before anything is produced")
+    }
+
+    /// The result for one output, from the cache or by running.
+    ///
+    /// Boxed, since producing a vertex produces its inputs.
+    pub(crate) fn produce<'a>(
+        self: &'a Arc<Self>,
+        output: u32,
+        solve: u64,
+    ) -> BoxFuture<'a, Result<Record<V::Output>, Failure>> {
+        let flight = lock(&self.results).entry(output).or_default().clone();
+        async move {
+            flight
+                .get(solve, || self.clone().look_up_or_execute(output, solve))
+                .await
+                .unwrap_or_else(|| Err(self.lost()))
+        }
+        .boxed()
+    }
+
+    async fn look_up_or_execute(
+        self: Arc<Self>,
+        output: u32,
+        solve: u64,
+    ) -> Result<Record<V::Output>, Failure> {
+        let cache = &self.shared.cache;
+        let by_definition = output_key(&self.definition(), output);
+        if self.lookup == Lookup::Always
+            && let Some(record) = cache.lookup(&by_definition).await
+        {
+            self.tell_cached();
+            return Ok(record);
+        }
+
+        let ready = self.get_ready(solve).await?;
+        let _claim = match self.lookup {
+            Lookup::Never => None,
+            Lookup::Always | Lookup::ByContent => {
+                let claim = self.shared.claims.claim(ready.key).await;
+                if let Some(record) = self.look_up_ready(&ready, output, &claim).await {
+                    return Ok(record);
+                }
+                Some(claim)
+            }
+        };
+        let start = || self.clone().execute(ready);
+        let executed = self.executed.get(solve, start).await.unwrap_or_else(|| Err(self.lost()))?;
+        Ok(executed[output as usize].clone())
+    }
+
+    /// Looks for a result now that the inputs are known.
+    ///
+    /// Under a claim, so that an equal vertex is either done or waits for us.
+    async fn look_up_ready(
+        &self,
+        ready: &Ready<V::Output>,
+        output: u32,
+        _claim: &Claim,
+    ) -> Option<Record<V::Output>> {
+        if self.executed.done().is_some() {
+            return None;
+        }
+        let by_content = output_key(&ready.key, output);
+        let record = self.shared.cache.lookup(&by_content).await?;
+        let by_definition = output_key(&self.definition(), output);
+        if by_definition != by_content {
+            self.shared.cache.alias(&by_definition, &record.identity).await;
+        }
+        self.tell_cached();
+        Some(record)
+    }
+
+    async fn get_ready(self: &Arc<Self>, solve: u64) -> Result<Arc<Ready<V::Output>>, Failure> {
+        let start = || self.clone().make_ready(solve);
+        self.ready.get(solve, start).await.unwrap_or_else(|| Err(self.lost()))
+    }
+
+    async fn make_ready(self: Arc<Self>, solve: u64) -> Result<Arc<Ready<V::Output>>, Failure> {
+        let inputs = self.inputs.iter().map(|(input, output)| input.produce(*output, solve));
+        let records = try_join_all(inputs).await?;
+
+        let key = self.known_key();
+        let work = Work::quiet(&self.progress);
+        let digests = records.iter().zip(&key.inputs).enumerate().map(|(i, (record, how))| {
+            let (this, work) = (&self, &work);
+            async move {
+                if !how.by_content {
+                    return Ok(record.identity);
+                }
+                this.call(work, this.vertex.content_key(i, &record.value, work.context())).await
+            }
+        });
+        let digests = try_join_all(digests).await?;
+        work.finish(Outcome::Done);
+
+        let ready_key = if digests.is_empty() {
+            self.definition()
+        } else {
+            content_key(&key.digest, key.inputs.iter().zip(digests.iter().copied()))
+        };
+        let values = records.into_iter().map(|record| record.value).collect();
+        Ok(Arc::new(Ready { values, digests, key: ready_key }))
+    }
+
+    async fn execute(
+        self: Arc<Self>,
+        ready: Arc<Ready<V::Output>>,
+    ) -> Result<Arc<Vec<Record<V::Output>>>, Failure> {
+        let permit = match self.vertex.takes_permit() {
+            true => self.shared.permits.acquire().await.ok(),
+            false => None,
+        };
+        let work = Work::started(&self.progress);
+        let run = self.vertex.run(ready.values.clone(), work.context());
+        let values = self.call(&work, run).await?;
+        drop(permit);
+        self.count(&work, "results", self.vertex.outputs() as usize, values.len())?;
+
+        let (key, name) = (self.known_key(), self.vertex.name());
+        let mut records = Vec::with_capacity(values.len());
+        for (output, value) in (0..).zip(values) {
+            let by_definition = output_key(&self.definition(), output);
+            let by_content = output_key(&ready.key, output);
+            let identity = match self.vertex.identity(&value).await {
+                Some(identity) => identity,
+                None if self.lookup == Lookup::Never => unique(by_content),
+                None => by_content,
+            };
+            let keys = [by_definition, by_content];
+            let entry = Entry {
+                keys: if by_definition == by_content { &keys[..1] } else { &keys },
+                record: Record { value, identity },
+                vertex: self.digest,
+                name: &name,
+                output,
+                op: key.digest,
+                leaves: &key.leaves,
+                inputs: &ready.digests,
+            };
+            records.push(self.shared.cache.save(entry).await);
+        }
+        work.finish(Outcome::Done);
+        Ok(Arc::new(records))
+    }
+
+    /// Says that this vertex is cached, and so is everything below that is not heard of
+    /// otherwise.
+    fn tell_cached(&self) {
+        self.progress.cached();
+        let mut below: Vec<&Arc<Self>> = self.inputs.iter().map(|(input, _)| input).collect();
+        while let Some(active) = below.pop() {
+            if active.progress.cached_unless_touched() {
+                below.extend(active.inputs.iter().map(|(input, _)| input));
+            }
+        }
+    }
+
+    /// Awaits one of the vertex's methods, and says what went wrong.
+    async fn call<T>(
+        &self,
+        work: &Work,
+        method: impl Future<Output = Result<T, VertexError>>,
+    ) -> Result<T, Failure> {
+        let (vertex, name) = (self.digest, || self.vertex.name());
+        let error = match AssertUnwindSafe(method).catch_unwind().await {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => SolveError::Vertex { vertex, name: name(), source: error.into() },
+            Err(panic) => {
+                let message = panic
+                    .downcast_ref::<&str>()
+                    .map(|text| (*text).to_owned())
+                    .or_else(|| panic.downcast_ref::<String>().cloned())
+                    .unwrap_or_else(|| "no message".into());
+                SolveError::Panicked { vertex, name: name(), message }
+            }
+        };
+        Err(self.fail(work, error))
+    }
+
+    fn count(
+        &self,
+        work: &Work,
+        what: &'static str,
+        expected: usize,
+        actual: usize,
+    ) -> Result<(), Failure> {
+        if expected == actual {
+            return Ok(());
+        }
+        let (vertex, name) = (self.digest, self.vertex.name());
+        Err(self.fail(work, SolveError::Count { vertex, name, what, expected, actual }))
+    }
+
+    fn fail(&self, work: &Work, error: SolveError) -> Failure {
+        let failure = self.failure(error);
+        work.finish(Outcome::Failed(failure.error.clone()));
+        failure
+    }
+
+    fn lost(&self) -> Failure {
+        self.failure(SolveError::Lost { vertex: self.digest, name: self.vertex.name() })
+    }
+
+    fn failure(&self, error: SolveError) -> Failure {
+        let solve = self.shared.solves.load(Ordering::SeqCst);
+        Failure { error: Arc::new(error), solve }
+    }
+}
+
+impl<V: Vertex> Drop for Active<V> {
+    fn drop(&mut self) {
+        // One after the other: left to itself, the drop of a chain would recurse.
+        let mut below: Vec<_> = self.inputs.drain(..).map(|(input, _)| input).collect();
+        while let Some(input) = below.pop() {
+            if let Some(mut last) = Arc::into_inner(input) {
+                below.extend(last.inputs.drain(..).map(|(input, _)| input));
+            }
+        }
+        let mut table = lock(&self.shared.table);
+        // A successor may have taken the place already.
+        if table.get(&self.id).is_some_and(|active| active.strong_count() == 0) {
+            table.remove(&self.id);
+        }
+    }
+}
+
+/// An identity for a result that may differ from what `key` stood for before.
+fn unique(key: Digest) -> Digest {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let mut hasher = Hasher::new();
+    hasher.field("cofferdam.identity.unique");
+    hasher.field(key.as_bytes());
+    // The standard library seeds its hash maps with random numbers, which keeps processes
+    // apart that start in the same instant.
+    hasher.field(RandomState::new().hash_one(0).to_le_bytes());
+    hasher.field(COUNTER.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    hasher.field(since.as_nanos().to_le_bytes());
+    hasher.finish()
+}

@@ -1,0 +1,365 @@
+//! Images, from a registry or a layout, into the store: manifests and configs as blobs, layers
+//! unpacked while they stream, several at once.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cofferdam_registry::{
+    Client, Descriptor, Document, Manifest, RawManifest, Reference, parse_document, select_manifest,
+};
+use cofferdam_store::{BlobWriter, LayerBlob, LayerId, Snapshot, Store};
+use cofferdam_types::{Digest, Platform};
+use futures::{StreamExt, TryStreamExt};
+use tokio::sync::mpsc;
+
+use crate::unpack::unpack;
+use crate::{Error, Layout, Result};
+
+/// Indexes in indexes that are followed.
+const MAX_DEPTH: usize = 4;
+/// Layers that are fetched and unpacked at the same time.
+const CONCURRENT_LAYERS: usize = 3;
+/// Layers of one image. overlayfs takes 500.
+const MAX_LAYERS: usize = 500;
+
+/// Where an image is.
+#[derive(Clone)]
+pub enum Origin {
+    /// In a registry.
+    Registry {
+        /// How to talk to it.
+        client: Client,
+        /// Its name.
+        reference: Reference,
+    },
+    /// In a directory.
+    Layout {
+        /// The directory.
+        layout: Layout,
+        /// What errors call it, and the tag or digest that is meant.
+        name: String,
+        /// Tag in the layout.
+        tag: Option<String>,
+        /// Digest that the image must have.
+        digest: Option<Digest>,
+    },
+}
+
+impl Origin {
+    /// What messages call the image.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Registry { reference, .. } => reference.familiar(),
+            Self::Layout { name, .. } => name.clone(),
+        }
+    }
+
+    /// `registry/repository`, for mounting blobs across repositories; empty for a layout.
+    fn repository(&self) -> String {
+        match self {
+            Self::Registry { reference, .. } => reference.name(),
+            Self::Layout { .. } => String::new(),
+        }
+    }
+}
+
+/// An image of one platform whose manifest and config are known.
+#[derive(Clone, Debug)]
+pub struct ResolvedImage {
+    /// Digest of what the name means: an index or the manifest itself.
+    pub root: Digest,
+    /// Digest of the manifest.
+    pub digest: Digest,
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The config, as JSON.
+    pub config: Bytes,
+    /// Digests of the uncompressed layers, from the config.
+    pub diff_ids: Vec<Digest>,
+}
+
+impl ResolvedImage {
+    /// Identifies the file tree: equal for images with the same layers, whatever their names.
+    pub fn chain_id(&self) -> Digest {
+        let mut hasher = cofferdam_types::Hasher::new();
+        for diff_id in &self.diff_ids {
+            hasher.field(diff_id.as_bytes());
+        }
+        hasher.finish()
+    }
+}
+
+/// Brings images into a store.
+#[derive(Clone)]
+pub struct ImageSource {
+    store: Store,
+}
+
+impl ImageSource {
+    /// Brings images into `store`.
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// Finds an image's manifest and config for a platform. What the store has is not fetched
+    /// again; a reference with a digest whose manifest is there needs no network.
+    ///
+    /// # Errors
+    /// When the image does not exist, has nothing for the platform, or cannot be fetched.
+    pub async fn resolve(&self, origin: &Origin, platform: &Platform) -> Result<ResolvedImage> {
+        let wrong =
+            |reason: String| Error::Image { image: origin.name(), reason };
+        let root = self.root(origin).await?;
+        let mut raw = root.clone();
+        for _ in 0..MAX_DEPTH {
+            let problem = |problem: cofferdam_registry::Problem| wrong(problem.to_string());
+            let document =
+                parse_document(&raw.descriptor.media_type, &raw.bytes).map_err(problem)?;
+            let manifest = match document {
+                Document::Manifest(manifest) => manifest,
+                Document::Index(index) => {
+                    let entry = select_manifest(&index, platform).map_err(problem)?;
+                    raw = self.manifest(origin, entry).await?;
+                    continue;
+                }
+            };
+            let config = self.config(origin, &manifest.config).await?;
+            let diff_ids = diff_ids(&config).map_err(wrong)?;
+            if diff_ids.len() != manifest.layers.len() {
+                return Err(wrong(format!(
+                    "its manifest has {} layers, its config {}",
+                    manifest.layers.len(),
+                    diff_ids.len()
+                )));
+            }
+            if diff_ids.len() > MAX_LAYERS {
+                return Err(wrong(format!("it has more than {MAX_LAYERS} layers")));
+            }
+            return Ok(ResolvedImage {
+                root: root.descriptor.digest,
+                digest: raw.descriptor.digest,
+                manifest: *manifest,
+                config,
+                diff_ids,
+            });
+        }
+        Err(wrong(format!("more than {MAX_DEPTH} indexes in each other")))
+    }
+
+    /// Brings the layers of an image into the store. `progress` is told how many bytes of which
+    /// blob came, and of how many.
+    ///
+    /// # Errors
+    /// When a layer cannot be fetched, is not what its digests say, or does not unpack.
+    pub async fn pull(
+        &self,
+        origin: &Origin,
+        image: &ResolvedImage,
+        progress: Arc<dyn Fn(&Digest, u64, u64) + Send + Sync>,
+    ) -> Result<Snapshot> {
+        let layers: Vec<LayerId> =
+            futures::stream::iter(image.manifest.layers.iter().zip(&image.diff_ids))
+                .map(|(descriptor, diff_id)| {
+                    self.layer(origin.clone(), descriptor.clone(), *diff_id, progress.clone())
+                })
+                .buffered(CONCURRENT_LAYERS)
+                .try_collect()
+                .await?;
+        Ok(Snapshot(layers.into()))
+    }
+
+    async fn root(&self, origin: &Origin) -> Result<RawManifest> {
+        let raw = match origin {
+            Origin::Layout { layout, tag, digest, name } => {
+                let raw = layout.find(tag.as_deref())?;
+                match digest {
+                    Some(wanted) if *wanted != raw.descriptor.digest => {
+                        return Err(Error::Image {
+                            image: name.clone(),
+                            reason: format!("{wanted} expected, found {}", raw.descriptor.digest),
+                        });
+                    }
+                    _ => raw,
+                }
+            }
+            Origin::Registry { client, reference } => {
+                if let Some(raw) = reference.digest().and_then(|digest| self.stored(&digest)) {
+                    return Ok(raw);
+                }
+                let descriptor = client.resolve(reference).await?;
+                match self.store.read_blob(&descriptor.digest) {
+                    Ok(bytes) => return Ok(RawManifest { descriptor, bytes: bytes.into() }),
+                    Err(_) => client.manifest(&reference.with_digest(descriptor.digest)).await?,
+                }
+            }
+        };
+        self.store.put_blob(&raw.bytes)?;
+        Ok(raw)
+    }
+
+    /// A manifest that is in the store; its type is what its own JSON says.
+    fn stored(&self, digest: &Digest) -> Option<RawManifest> {
+        let bytes = self.store.read_blob(digest).ok()?;
+        let json: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+        let media_type = json.get("mediaType").and_then(|text| text.as_str()).unwrap_or(
+            if json.get("manifests").is_some() {
+                cofferdam_registry::media_type::OCI_INDEX
+            } else {
+                cofferdam_registry::media_type::OCI_MANIFEST
+            },
+        );
+        Some(RawManifest { descriptor: Descriptor::of(media_type, &bytes), bytes: bytes.into() })
+    }
+
+    async fn manifest(&self, origin: &Origin, entry: &Descriptor) -> Result<RawManifest> {
+        if let Ok(bytes) = self.store.read_blob(&entry.digest) {
+            return Ok(RawManifest { descriptor: entry.clone(), bytes: bytes.into() });
+        }
+        let raw = match origin {
+            Origin::Registry { client, reference } => {
+                client.manifest(&reference.with_digest(entry.digest)).await?
+            }
+            Origin::Layout { layout, .. } => layout.manifest(entry)?,
+        };
+        self.store.put_blob(&raw.bytes)?;
+        Ok(raw)
+    }
+
+    async fn config(&self, origin: &Origin, descriptor: &Descriptor) -> Result<Bytes> {
+        if let Ok(bytes) = self.store.read_blob(&descriptor.digest) {
+            return Ok(bytes.into());
+        }
+        let bytes = match origin {
+            Origin::Registry { client, reference } => {
+                client.small_blob(reference, descriptor).await?
+            }
+            Origin::Layout { layout, .. } => layout.small_blob(descriptor)?,
+        };
+        self.store.put_blob(&bytes)?;
+        Ok(bytes)
+    }
+
+    async fn layer(
+        &self,
+        origin: Origin,
+        descriptor: Descriptor,
+        diff_id: Digest,
+        progress: Arc<dyn Fn(&Digest, u64, u64) + Send + Sync>,
+    ) -> Result<LayerId> {
+        if let Some(layer) = self.store.layer_by_diff_id(&diff_id)? {
+            return Ok(layer);
+        }
+        let store = self.store.clone();
+        let name = descriptor.digest.to_string();
+        let repository = origin.repository();
+        let (sender, receiver) = mpsc::channel(16);
+        let blob = descriptor.clone();
+        let unpacking = tokio::task::spawn_blocking(move || {
+            let writer = store.new_blob()?;
+            let mut tee = Tee { receiver, chunk: Bytes::new(), writer };
+            let unpacked = unpack(&store, &name, &mut tee, Some(&diff_id))?;
+            // What follows the compressed archive belongs to the blob's digest too.
+            io::copy(&mut tee, &mut io::sink()).map_err(|error| Error::Layer {
+                layer: name.clone(),
+                reason: error.to_string(),
+            })?;
+            let (digest, size) = tee.writer.commit(Some(&blob.digest))?;
+            let record = LayerBlob {
+                diff_id,
+                digest,
+                size,
+                media_type: blob.media_type,
+                origin: repository,
+            };
+            store.save_layer_blob(unpacked.layer.id, "original", &record)?;
+            store.save_diff_id(&diff_id, unpacked.layer.id)?;
+            Ok::<_, Error>(unpacked.layer.id)
+        });
+        let feeding = feed(&origin, &descriptor, sender, &*progress);
+        let (fed, unpacked) = tokio::join!(feeding, unpacking);
+        // A connection that breaks also ends the archive early: the cause goes first.
+        fed?;
+        unpacked.map_err(|error| Error::Layer {
+            layer: descriptor.digest.to_string(),
+            reason: error.to_string(),
+        })?
+    }
+}
+
+/// Sends the bytes of a blob to whoever unpacks it.
+async fn feed(
+    origin: &Origin,
+    descriptor: &Descriptor,
+    sender: mpsc::Sender<Bytes>,
+    progress: &(dyn Fn(&Digest, u64, u64) + Send + Sync),
+) -> Result<()> {
+    let mut current = 0;
+    let mut send = async |chunk: Bytes| {
+        current += chunk.len() as u64;
+        progress(&descriptor.digest, current, descriptor.size);
+        sender.send(chunk).await.is_ok()
+    };
+    match origin {
+        Origin::Registry { client, reference } => {
+            let mut blob = client.blob(reference, descriptor)?;
+            while let Some(chunk) = blob.try_next().await? {
+                if !send(chunk).await {
+                    // The other side failed and says why.
+                    return Ok(());
+                }
+            }
+        }
+        Origin::Layout { layout, .. } => {
+            let path = layout.blob_path(&descriptor.digest);
+            let failed = |source| Error::Io { action: "cannot read", path: path.clone(), source };
+            let file = tokio::fs::File::open(&path).await.map_err(failed)?;
+            let mut chunks = tokio_util::io::ReaderStream::with_capacity(file, 256 * 1024);
+            while let Some(chunk) = chunks.try_next().await.map_err(failed)? {
+                if !send(chunk).await {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads what arrives, and keeps it as a blob on the way.
+struct Tee {
+    receiver: mpsc::Receiver<Bytes>,
+    chunk: Bytes,
+    writer: BlobWriter,
+}
+
+impl Read for Tee {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(chunk) => {
+                    self.writer.write_all(&chunk)?;
+                    self.chunk = chunk;
+                }
+                None => return Ok(0),
+            }
+        }
+        let count = self.chunk.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&self.chunk.split_to(count));
+        Ok(count)
+    }
+}
+
+fn diff_ids(config: &[u8]) -> Result<Vec<Digest>, String> {
+    #[derive(serde::Deserialize)]
+    struct Config {
+        rootfs: RootFs,
+    }
+    #[derive(serde::Deserialize)]
+    struct RootFs {
+        #[serde(default)]
+        diff_ids: Option<Vec<Digest>>,
+    }
+    serde_json::from_slice::<Config>(config)
+        .map(|config| config.rootfs.diff_ids.unwrap_or_default())
+        .map_err(|error| format!("its config does not parse: {error}"))
+}

@@ -1,0 +1,109 @@
+//! What can go wrong in the store.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use cofferdam_types::Digest;
+
+use crate::LayerId;
+
+/// Result of a store operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the store; every message names the object.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A system call failed.
+    #[error("{action} `{}`: {source}", path.display())]
+    Io {
+        /// What was being done, as a verb.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The record database failed.
+    #[error("state database: {0}")]
+    Database(#[from] rusqlite::Error),
+    /// The state directory was written by a version that this one does not know.
+    #[error(
+        "state directory `{}` has format {found}, this version of cofferdam reads format {expected}",
+        path.display()
+    )]
+    Format {
+        /// The state directory.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// Ours.
+        expected: i64,
+    },
+    /// A layer that a record names is not there.
+    #[error("layer {0} is not in the store")]
+    NoLayer(LayerId),
+    /// A manifest or index does not decode.
+    #[error("`{}` is damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A path does not exist in a tree.
+    #[error("`{0}`: not found")]
+    NotFound(String),
+    /// A path is of another kind than was asked for.
+    #[error("`{path}` is not a {expected}")]
+    WrongKind {
+        /// The path.
+        path: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A path cannot be used.
+    #[error("invalid path `{path}`: {reason}")]
+    InvalidPath {
+        /// The path.
+        path: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Bytes do not have the digest that they should have.
+    #[error("wrong contents: expected {expected}, got {actual}")]
+    WrongDigest {
+        /// What was promised.
+        expected: Digest,
+        /// What came.
+        actual: Digest,
+    },
+}
+
+impl Error {
+    /// Whether the cause is a full disk.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            Self::Database(error) => {
+                error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Adds what was being done, and to what, to an IO error.
+pub(crate) trait IoContext<T> {
+    /// Names the action and the path.
+    fn io(self, action: &'static str, path: impl AsRef<Path>) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> IoContext<T> for std::result::Result<T, E> {
+    fn io(self, action: &'static str, path: impl AsRef<Path>) -> Result<T> {
+        self.map_err(|source| Error::Io {
+            action,
+            path: path.as_ref().to_owned(),
+            source: source.into(),
+        })
+    }
+}

@@ -1,0 +1,38 @@
+//! The store: blobs, layers, trees and cache records in one state directory.
+//!
+//! A **layer** is a set of edits on what lies below it, described by a [`Node`] tree (its
+//! manifest). The bytes of its files lie in a directory of the layer's own (what a RUN left, an
+//! unpacked image layer), in a *pack* (many small files in one), or in another layer: a COPY
+//! makes a layer of references. A **tree** is the union of a chain of layers, resolved in user
+//! space. Layers are immutable once committed, so there is nothing to race with.
+//!
+//! Which op asked for a layer, and where images come from, is not known here.
+
+mod blobs;
+mod builder;
+mod content;
+mod db;
+mod dirs;
+mod error;
+mod layer;
+mod local;
+mod materialize;
+mod node;
+mod packs;
+mod records;
+mod scan;
+mod state;
+mod tree;
+
+pub use blobs::BlobWriter;
+pub use builder::LayerBuilder;
+pub use content::{Selection, hash_tree};
+pub use dirs::LayerDir;
+pub use error::{Error, Result};
+pub use layer::{Layer, LayerId, Snapshot};
+pub use local::{LocalFile, LocalIndex, StatKey};
+pub use node::{Attributes, Content, Directory, Name, Node, NodeKind, PackId, Regular};
+pub use packs::{PackWriter, SharedPackWriter};
+pub use records::{ImageRecord, LayerBlob, Record};
+pub use state::Store;
+pub use tree::{Child, Found, OpenFile, Tree};

@@ -1,0 +1,175 @@
+//! What is known of the files of a local directory, so that unchanged files are not read again.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use cofferdam_types::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::content::parallel;
+use crate::error::IoContext;
+use crate::{Content, Error, Result, Store};
+
+/// What tells that a file did not change. On the kernels we support, a modification after a
+/// `stat` always changes the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatKey {
+    dev: u64,
+    ino: u64,
+    size: u64,
+    mtime: i64,
+    ctime: i64,
+}
+
+impl StatKey {
+    /// Takes what is needed from a file's metadata.
+    pub fn of(metadata: &fs::Metadata) -> Self {
+        let nanos = |seconds: i64, nanos: i64| seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos);
+        Self {
+            dev: metadata.dev(),
+            ino: metadata.ino(),
+            size: metadata.size(),
+            mtime: nanos(metadata.mtime(), metadata.mtime_nsec()),
+            ctime: nanos(metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// A file of a local directory whose bytes are in the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalFile {
+    /// When it was read.
+    pub stat: StatKey,
+    /// Where its bytes are now.
+    pub content: Content,
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 of its bytes.
+    pub digest: Digest,
+}
+
+/// The files of one local directory, by path.
+#[derive(Debug)]
+pub struct LocalIndex {
+    store: Store,
+    path: PathBuf,
+    files: HashMap<Box<[u8]>, LocalFile>,
+    changed: bool,
+}
+
+impl Store {
+    /// What is known of the files of `directory`, which should be absolute. An index that does
+    /// not decode counts as empty: it is only a cache.
+    pub fn local_index(&self, directory: &Path) -> LocalIndex {
+        let name = Digest::of(directory.as_os_str().as_bytes()).hex();
+        let path = self.root().join("local").join(name);
+        let files = fs::read(&path)
+            .ok()
+            .and_then(|bytes| postcard::from_bytes(&bytes).ok())
+            .unwrap_or_default();
+        LocalIndex { store: self.clone(), path, files, changed: false }
+    }
+}
+
+impl LocalIndex {
+    /// The files at these paths, from memory where they are unchanged, else read now, several at
+    /// once. Each item is the path as the index knows it, where the file is, and its metadata.
+    ///
+    /// # Errors
+    /// When a file cannot be read or keeps changing.
+    pub fn files(
+        &mut self,
+        wanted: &[(Box<[u8]>, PathBuf, fs::Metadata)],
+    ) -> Result<Vec<LocalFile>> {
+        let known = |(path, _, metadata): &(Box<[u8]>, PathBuf, fs::Metadata)| {
+            self.files.get(path).filter(|file| file.stat == StatKey::of(metadata)).cloned()
+        };
+        let results: Vec<Mutex<Option<Result<LocalFile>>>> =
+            wanted.iter().map(|file| Mutex::new(known(file).map(Ok))).collect();
+        let missing: Vec<usize> = (0..wanted.len())
+            .filter(|index| results[*index].lock().is_ok_and(|result| result.is_none()))
+            .collect();
+        let pack = self.store.new_pack();
+        parallel(missing.len(), |index| {
+            let index = missing[index];
+            let result = read(&pack, &wanted[index].1);
+            *results[index].lock().expect("nobody panics holding it") = Some(result);
+        });
+        let files = results
+            .into_iter()
+            .map(|result| {
+                result
+                    .into_inner()
+                    .expect("nobody panics holding it")
+                    .expect("every missing file was read")
+            })
+            .collect::<Result<Vec<_>>>()?;
+        for index in missing {
+            self.files.insert(wanted[index].0.clone(), files[index].clone());
+            self.changed = true;
+        }
+        Ok(files)
+    }
+
+    /// Writes the index, if anything changed.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self) -> Result<()> {
+        if !self.changed {
+            return Ok(());
+        }
+        let bytes = postcard::to_stdvec(&self.files).map_err(|error| Error::Damaged {
+            path: self.path.clone(),
+            reason: error.to_string(),
+        })?;
+        let tmp = self.store.tmp_dir();
+        let mut file = tempfile::NamedTempFile::with_prefix_in("local-", tmp)
+            .io("cannot create a file in", tmp)?;
+        file.write_all(&bytes).io("cannot write", file.path())?;
+        file.persist(&self.path).map_err(|error| error.error).io("cannot write", &self.path)?;
+        Ok(())
+    }
+}
+
+/// Reads a file into the pack; again if it changed meanwhile.
+fn read(pack: &crate::SharedPackWriter, path: &Path) -> Result<LocalFile> {
+    for _ in 0..3 {
+        let flags = rustix::fs::OFlags::RDONLY
+            | rustix::fs::OFlags::NOFOLLOW
+            | rustix::fs::OFlags::NONBLOCK
+            | rustix::fs::OFlags::CLOEXEC;
+        let file = File::from(
+            rustix::fs::open(path, flags, rustix::fs::Mode::empty()).io("cannot open", path)?,
+        );
+        let before = StatKey::of(&file.metadata().io("cannot stat", path)?);
+        let mut writer = pack.reserve(before.size)?;
+        let copied = copy(&file, &mut writer);
+        let after = StatKey::of(&file.metadata().io("cannot stat", path)?);
+        if before == after {
+            copied.io("cannot read", path)?;
+            let (content, size, digest) = writer.finish();
+            return Ok(LocalFile { stat: after, content, size, digest });
+        }
+    }
+    Err(io::Error::other("it keeps changing while it is read")).io("cannot read", path)
+}
+
+fn copy(mut file: &File, writer: &mut crate::PackWriter) -> io::Result<()> {
+    thread_local! {
+        static BUFFER: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(vec![0; 256 * 1024]);
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        loop {
+            match file.read(buffer)? {
+                0 => return Ok(()),
+                count => writer.write_all(&buffer[..count])?,
+            }
+        }
+    })
+}

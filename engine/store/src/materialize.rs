@@ -1,0 +1,199 @@
+//! Writes a virtual layer to disk, for the kernel to mount: by hard link where a file with the
+//! same attributes exists, else by copying inside the kernel.
+
+use std::collections::HashMap;
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, chownat, lgetxattr,
+    llistxattr, lsetxattr, makedev, mknodat, utimensat,
+};
+
+use crate::error::IoContext;
+use crate::{Attributes, Content, Error, Layer, Node, NodeKind, Regular, Result, Store};
+
+impl Store {
+    /// The directory with the files of a layer, in overlayfs's form; written out first if the
+    /// layer is virtual.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn layer_dir(&self, layer: &Layer) -> Result<PathBuf> {
+        let target = self.layer_path(layer.id).join("fs");
+        if target.exists() {
+            return Ok(target);
+        }
+        let tmp = self.tmp_dir();
+        let dir = tempfile::Builder::new()
+            .prefix(&format!("fs-{}-", layer.id))
+            .tempdir_in(tmp)
+            .io("cannot create a directory in", tmp)?;
+        let root = dir.path().join("fs");
+        let mut writer = Writer { store: self, links: HashMap::new() };
+        writer.write(&root, &layer.root)?;
+        match fs::rename(&root, &target) {
+            Ok(()) => Ok(target),
+            // Another thread or process was faster; both wrote the same.
+            Err(_) if target.exists() => Ok(target),
+            Err(error) => Err(error).io("cannot move a layer to", &target),
+        }
+    }
+
+    /// Writes the nodes of a tree below `root`, which must not exist, in overlayfs's form.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_tree(&self, root: &Path, node: &Node) -> Result<()> {
+        Writer { store: self, links: HashMap::new() }.write(root, node)
+    }
+}
+
+struct Writer<'a> {
+    store: &'a Store,
+    links: HashMap<u64, PathBuf>,
+}
+
+impl Writer<'_> {
+    fn write(&mut self, path: &Path, node: &Node) -> Result<()> {
+        let mode = Mode::from_raw_mode(node.attributes.mode);
+        let special = |kind, device| {
+            mknodat(CWD, path, kind, mode, device).io("cannot create", path)
+        };
+        match &node.kind {
+            NodeKind::Directory(directory) => {
+                fs::DirBuilder::new().mode(0o700).create(path).io("cannot create", path)?;
+                for (name, child) in &directory.children {
+                    self.write(&path.join(std::ffi::OsStr::from_bytes(name)), child)?;
+                }
+                if directory.opaque {
+                    lsetxattr(path, "trusted.overlay.opaque", b"y", XattrFlags::empty())
+                        .io("cannot mark as opaque", path)?;
+                }
+            }
+            NodeKind::Regular(regular) => {
+                if let Some(first) = regular.link_group.and_then(|group| self.links.get(&group)) {
+                    return fs::hard_link(first, path).io("cannot link", path);
+                }
+                if let Some(group) = regular.link_group {
+                    self.links.insert(group, path.to_owned());
+                }
+                if self.link_existing(path, regular, &node.attributes)? {
+                    return Ok(());
+                }
+                self.copy(path, regular)?;
+            }
+            NodeKind::Symlink(target) => {
+                std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(target), path)
+                    .io("cannot create the link", path)?;
+            }
+            NodeKind::Whiteout => return special(FileType::CharacterDevice, 0),
+            NodeKind::CharacterDevice(major, minor) => {
+                special(FileType::CharacterDevice, makedev(*major, *minor))?;
+            }
+            NodeKind::BlockDevice(major, minor) => {
+                special(FileType::BlockDevice, makedev(*major, *minor))?;
+            }
+            NodeKind::Fifo => special(FileType::Fifo, 0)?,
+            NodeKind::Socket => special(FileType::Socket, 0)?,
+        }
+        set_attributes(path, node)
+    }
+
+    /// Links to a file of another layer if it has the right attributes: layers never change,
+    /// so the same inode can be part of both.
+    fn link_existing(
+        &self,
+        path: &Path,
+        regular: &Regular,
+        attributes: &Attributes,
+    ) -> Result<bool> {
+        let Content::Layer { layer, path: inside } = &regular.content else { return Ok(false) };
+        let source = self.store.content_path(*layer, inside);
+        let metadata = fs::symlink_metadata(&source).io("cannot stat", &source)?;
+        let same = metadata.mode() & 0o7777 == attributes.mode
+            && metadata.uid() == attributes.uid
+            && metadata.gid() == attributes.gid
+            && metadata.mtime() == attributes.mtime.div_euclid(1_000_000_000)
+            && metadata.mtime_nsec() == attributes.mtime.rem_euclid(1_000_000_000)
+            && same_xattrs(&source, attributes);
+        // Two files of one layer that are not linked there must not become one inode.
+        Ok(same && metadata.nlink() == 1 && fs::hard_link(&source, path).is_ok())
+    }
+
+    fn copy(&self, path: &Path, regular: &Regular) -> Result<()> {
+        let mut source = self.store.open_content(regular)?;
+        let target = File::create_new(path).io("cannot create", path)?;
+        let (file, mut offset) = source.file();
+        let mut left = regular.size;
+        while left > 0 {
+            let length = usize::try_from(left).unwrap_or(usize::MAX);
+            match rustix::fs::copy_file_range(file, Some(&mut offset), &target, None, length) {
+                Ok(0) => {
+                    let path = path.to_owned();
+                    let reason = "its stored contents are too short".to_owned();
+                    return Err(Error::Damaged { path, reason });
+                }
+                Ok(count) => left -= count as u64,
+                Err(_) if left == regular.size => {
+                    let mut target = &target;
+                    io::copy(&mut source, &mut target).io("cannot write", path)?;
+                    return Ok(());
+                }
+                Err(error) => return Err(error).io("cannot write", path),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn same_xattrs(path: &Path, attributes: &Attributes) -> bool {
+    let mut names = [0; 4096];
+    match llistxattr(path, &mut names) {
+        Ok(0) => attributes.xattrs.is_empty(),
+        Ok(length) => {
+            let count = names[..length].iter().filter(|byte| **byte == 0).count();
+            count == attributes.xattrs.len()
+                && attributes.xattrs.iter().all(|(name, value)| {
+                    let mut buffer = [0; 4096];
+                    lgetxattr(path, name.as_str(), &mut buffer)
+                        .is_ok_and(|length| buffer[..length] == value[..])
+                })
+        }
+        Err(_) => false,
+    }
+}
+
+fn set_attributes(path: &Path, node: &Node) -> Result<()> {
+    let Attributes { mode, uid, gid, mtime, xattrs } = &node.attributes;
+    chownat(
+        CWD,
+        path,
+        Some(Uid::from_raw(*uid)),
+        Some(Gid::from_raw(*gid)),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+    .io("cannot change the owner of", path)?;
+    for (name, value) in xattrs {
+        lsetxattr(path, name.as_str(), value, XattrFlags::empty())
+            .io("cannot set an attribute of", path)?;
+    }
+    if !matches!(node.kind, NodeKind::Symlink(_)) {
+        // After chown, which clears the setuid bit.
+        fs::set_permissions(path, Permissions::from_mode(*mode)).io("cannot chmod", path)?;
+    }
+    set_mtime(path, *mtime)
+}
+
+/// Sets the modification time (nanoseconds since 1970) of a path, not following a symlink.
+pub(crate) fn set_mtime(path: &Path, mtime: i64) -> Result<()> {
+    let time = Timespec {
+        tv_sec: mtime.div_euclid(1_000_000_000),
+        tv_nsec: mtime.rem_euclid(1_000_000_000),
+    };
+    let times = Timestamps { last_access: time, last_modification: time };
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).io("cannot set the time of", path)
+}

@@ -1,0 +1,264 @@
+//! Trees: the union of a chain of layers, resolved in user space.
+//!
+//! Symlinks resolve inside the tree; no path from an image or a Dockerfile is ever resolved by
+//! the kernel against the host.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use crate::node::components;
+use crate::{Attributes, Error, Layer, Name, Node, NodeKind, Regular, Result, Store};
+
+/// How many symlinks a path may lead through.
+const MAX_LINKS: u32 = 255;
+
+/// A read-only view of a chain of layers.
+#[derive(Clone)]
+pub struct Tree {
+    store: Store,
+    layers: Vec<Arc<Layer>>,
+}
+
+/// What a tree has at a path: the topmost node and, for a directory, what merges below it.
+#[derive(Clone)]
+pub struct Found<'a> {
+    /// Topmost first. Only directories have more than one.
+    nodes: Vec<&'a Node>,
+}
+
+/// A name in a directory, with what it is.
+pub struct Child<'a> {
+    /// The name.
+    pub name: &'a Name,
+    /// What it is.
+    pub found: Found<'a>,
+}
+
+impl Tree {
+    pub(crate) fn new(store: Store, layers: Vec<Arc<Layer>>) -> Self {
+        Self { store, layers }
+    }
+
+    /// The store that the layers are in.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The layers, the bottom one first.
+    pub fn layers(&self) -> &[Arc<Layer>] {
+        &self.layers
+    }
+
+    /// The root directory; `None` for scratch.
+    pub fn root(&self) -> Option<Found<'_>> {
+        Found::merge(self.layers.iter().rev().map(|layer| &layer.root))
+    }
+
+    /// Looks at a path without following any symlink; `None` when nothing is there.
+    pub fn get(&self, path: &[u8]) -> Option<Found<'_>> {
+        components(path).try_fold(self.root()?, |found, name| found.child(name))
+    }
+
+    /// Resolves a path inside the tree: every symlink in the middle is followed, the last
+    /// component too if `follow` is set. `..` stops at the root. Returns the real path, without
+    /// a slash at its beginning, and what is there.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or [`Error::InvalidPath`] when links go round in circles.
+    pub fn resolve(&self, path: &[u8], follow: bool) -> Result<(Vec<u8>, Found<'_>)> {
+        let not_found = || Error::NotFound(display(path));
+        let root = self.root().ok_or_else(not_found)?;
+        let mut stack: Vec<(Vec<u8>, Found<'_>)> = Vec::new();
+        let mut todo: Vec<Vec<u8>> = components(path).map(<[u8]>::to_vec).collect();
+        todo.reverse();
+        let mut links = 0;
+        while let Some(name) = todo.pop() {
+            if name == b".." {
+                stack.pop();
+                continue;
+            }
+            let here = stack.last().map_or(&root, |(_, found)| found);
+            let child = here.child(&name).ok_or_else(not_found)?;
+            match &child.node().kind {
+                NodeKind::Symlink(target) if follow || !todo.is_empty() => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        let reason = "too many levels of symbolic links";
+                        return Err(Error::InvalidPath { path: display(path), reason });
+                    }
+                    if target.starts_with(b"/") {
+                        stack.clear();
+                    }
+                    let parts: Vec<_> = components(target).map(<[u8]>::to_vec).collect();
+                    todo.extend(parts.into_iter().rev());
+                }
+                _ => stack.push((name, child)),
+            }
+        }
+        let real: Vec<&[u8]> = stack.iter().map(|(name, _)| name.as_slice()).collect();
+        let real = real.join(&b'/');
+        Ok((real, stack.pop().map_or(root, |(_, found)| found)))
+    }
+
+    /// Opens a regular file, following symlinks.
+    ///
+    /// # Errors
+    /// When the path is not there, is not a regular file, or cannot be read.
+    pub fn open(&self, path: &[u8]) -> Result<OpenFile> {
+        let (_, found) = self.resolve(path, true)?;
+        let regular = found.regular().ok_or_else(|| Error::WrongKind {
+            path: display(path),
+            expected: "regular file",
+        })?;
+        self.store.open_content(regular)
+    }
+
+    /// Reads a regular file of at most `limit` bytes, following symlinks.
+    ///
+    /// # Errors
+    /// As [`Tree::open`], and when the file is larger.
+    pub fn read(&self, path: &[u8], limit: u64) -> Result<Vec<u8>> {
+        let mut file = self.open(path)?;
+        if file.size() > limit {
+            let reason = "file is too large";
+            return Err(Error::InvalidPath { path: display(path), reason });
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(|source| Error::Io {
+            action: "cannot read",
+            path: display(path).into(),
+            source,
+        })?;
+        Ok(bytes)
+    }
+}
+
+impl<'a> Found<'a> {
+    /// Merges what several layers have at one path, given from the top down.
+    pub(crate) fn merge(nodes: impl Iterator<Item = &'a Node>) -> Option<Self> {
+        let mut merged: Vec<&Node> = Vec::new();
+        for node in nodes {
+            match &node.kind {
+                NodeKind::Directory(directory) => {
+                    merged.push(node);
+                    if directory.opaque {
+                        break;
+                    }
+                }
+                _ if merged.is_empty() => {
+                    merged.push(node);
+                    break;
+                }
+                _ => break,
+            }
+        }
+        let first = merged.first()?;
+        (!matches!(first.kind, NodeKind::Whiteout)).then_some(Self { nodes: merged })
+    }
+
+    /// The topmost node.
+    pub fn node(&self) -> &'a Node {
+        self.nodes[0]
+    }
+
+    /// Owner, permissions, time.
+    pub fn attributes(&self) -> &'a Attributes {
+        &self.node().attributes
+    }
+
+    /// Whether this is a directory.
+    pub fn is_directory(&self) -> bool {
+        self.node().as_directory().is_some()
+    }
+
+    /// The regular file, if it is one.
+    pub fn regular(&self) -> Option<&'a Regular> {
+        match &self.node().kind {
+            NodeKind::Regular(regular) => Some(regular),
+            _ => None,
+        }
+    }
+
+    /// What is in this directory under `name`.
+    pub fn child(&self, name: &[u8]) -> Option<Found<'a>> {
+        Found::merge(
+            self.nodes.iter().filter_map(|node| node.as_directory()?.children.get(name)),
+        )
+    }
+
+    /// Everything in this directory, in byte order of the names.
+    pub fn children(&self) -> Vec<Child<'a>> {
+        if let [node] = self.nodes.as_slice() {
+            let Some(directory) = node.as_directory() else { return Vec::new() };
+            return directory
+                .children
+                .iter()
+                .filter(|(_, node)| !matches!(node.kind, NodeKind::Whiteout))
+                .map(|(name, node)| Child { name, found: Found { nodes: vec![node] } })
+                .collect();
+        }
+        let mut merged: BTreeMap<&Name, Vec<&Node>> = BTreeMap::new();
+        for node in &self.nodes {
+            for (name, child) in node.as_directory().map(|d| &d.children).into_iter().flatten() {
+                merged.entry(name).or_default().push(child);
+            }
+        }
+        merged
+            .into_iter()
+            .filter_map(|(name, nodes)| {
+                Some(Child { name, found: Found::merge(nodes.into_iter())? })
+            })
+            .collect()
+    }
+}
+
+/// The bytes of one regular file, wherever they are.
+pub struct OpenFile {
+    file: Arc<File>,
+    offset: u64,
+    end: u64,
+}
+
+impl OpenFile {
+    pub(crate) fn new(file: Arc<File>, offset: u64, size: u64) -> Self {
+        Self { file, offset, end: offset + size }
+    }
+
+    /// How many bytes are left.
+    pub fn size(&self) -> u64 {
+        self.end - self.offset
+    }
+
+    /// Leaves out the next `count` bytes.
+    pub fn skip(&mut self, count: u64) {
+        self.offset = self.end.min(self.offset.saturating_add(count));
+    }
+
+    /// The file that the bytes are in, and the offset where they start.
+    pub fn file(&self) -> (&File, u64) {
+        (&self.file, self.offset)
+    }
+}
+
+impl Read for OpenFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = usize::try_from(self.size()).map_or(buffer.len(), |s| s.min(buffer.len()));
+        if length == 0 {
+            return Ok(0);
+        }
+        let count = self.file.read_at(&mut buffer[..length], self.offset)?;
+        if count == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "stored file is too short"));
+        }
+        self.offset += count as u64;
+        Ok(count)
+    }
+}
+
+/// A path for a message.
+pub(crate) fn display(path: &[u8]) -> String {
+    format!("/{}", String::from_utf8_lossy(path).trim_start_matches('/'))
+}

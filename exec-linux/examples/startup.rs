@@ -1,0 +1,55 @@
+//! Prints how long a step takes from order to end: `startup ROOTFS [COUNT]`, as root. The program
+//! is its own helper, so build it in release mode; a larger engine starts its helper more slowly.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use cofferdam_exec_linux::*;
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    sandbox_entry();
+    let mut args = std::env::args().skip(1);
+    let image = PathBuf::from(args.next().ok_or("usage: startup ROOTFS [COUNT]")?);
+    let count: usize = args.next().map_or(Ok(20), |count| count.parse())?;
+    let dir = tempfile::tempdir()?;
+    let runner = Runner::new(Config {
+        program: None,
+        cgroup_parent: "cofferdam-bench".to_owned(),
+        state_dir: dir.path().join("state"),
+    })?;
+    let mut times = Vec::new();
+    for number in 0..count {
+        let [upper, work] = ["u", "w"].map(|name| dir.path().join(format!("{name}{number}")));
+        std::fs::create_dir(&upper)?;
+        std::fs::create_dir(&work)?;
+        let overlay = Overlay { lowers: vec![image.clone()], writable: Some((upper, work)) };
+        let step = Step {
+            rootfs: Rootfs::Overlay(overlay),
+            mounts: vec![],
+            args: vec!["true".into()],
+            env: vec![],
+            cwd: "/".into(),
+            user: User::default(),
+            hostname: "bench".into(),
+            network: Network::Default,
+            security: Security::Sandbox,
+            no_new_privileges: true,
+            hosts: Some(String::new()),
+            resolv_conf: Some(String::new()),
+            limits: Limits::default(),
+            entitlements: Entitlements::default(),
+        };
+        let (output, _nobody_listens) = tokio::sync::mpsc::channel(1);
+        let started = Instant::now();
+        let exit = runner.run(step, output, CancellationToken::new()).await?;
+        times.push(started.elapsed());
+        if exit != Exit::Code(0) {
+            return Err(format!("the step ended with {exit:?}").into());
+        }
+    }
+    times.sort();
+    println!("{count} steps: least {:?}, median {:?}", times[0], times[count / 2]);
+    Ok(())
+}

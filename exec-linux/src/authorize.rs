@@ -1,0 +1,201 @@
+//! The one checkpoint: whether a step may have what it asks for. Every way to start a process goes
+//! through [`crate::Runner::run`], which calls this first; what is not known to be permitted is
+//! refused. Who grants an entitlement is the caller's affair.
+
+use crate::step::{Mount, Network, Rootfs, Security, Step};
+
+/// Why a step may not run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// It asks for something that needs an entitlement the build was not granted.
+    #[error("entitlement `{0}` is not granted to this build")]
+    Entitlement(&'static str),
+    /// A value that cannot be carried out safely.
+    #[error("{field} {value:?} is not allowed: {why}")]
+    Invalid {
+        /// Which part of the step.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What was expected.
+        why: &'static str,
+    },
+}
+
+/// A step that was checked. Only [`authorize`] makes one, and only this can be started.
+#[derive(Debug)]
+pub struct Authorized(pub(crate) Step);
+
+/// The longest host name of Linux (`__NEW_UTS_LEN`, uname(2)).
+const HOSTNAME_MAX: usize = 64;
+/// The most layers that overlayfs stacks (`OVL_MAX_STACK`).
+pub(crate) const LOWERS_MAX: usize = 500;
+
+/// Decides whether a step may have the network, security mode and mounts it asks for.
+///
+/// # Errors
+/// Says which entitlement is missing, or which value is not allowed.
+pub fn authorize(step: Step) -> Result<Authorized, Denied> {
+    match step.network {
+        Network::Default | Network::None => {}
+        Network::Host if step.entitlements.network_host => {}
+        Network::Host => return Err(Denied::Entitlement("network.host")),
+    }
+    match step.security {
+        Security::Sandbox => {}
+        Security::Insecure if step.entitlements.security_insecure => {}
+        Security::Insecure => return Err(Denied::Entitlement("security.insecure")),
+    }
+    if let Rootfs::Overlay(overlay) = &step.rootfs {
+        if overlay.writable.is_none() {
+            return Err(invalid("root file system", "overlay", "it needs an upper directory"));
+        }
+        if overlay.lowers.len() > LOWERS_MAX {
+            let count = format!("{} layers", overlay.lowers.len());
+            return Err(invalid("root file system", &count, "overlayfs stacks 500 at most"));
+        }
+    }
+    match step.args.first() {
+        None => return Err(invalid("arguments", "", "the program to run is missing")),
+        Some(program) if program.is_empty() => {
+            return Err(invalid("arguments", "", "the program's name is empty"));
+        }
+        Some(_) => {}
+    }
+    if !step.cwd.starts_with('/') {
+        return Err(invalid("working directory", &step.cwd, "it must be absolute"));
+    }
+    if step.hostname.is_empty() || step.hostname.len() > HOSTNAME_MAX {
+        return Err(invalid("host name", &step.hostname, "it must have 1 to 64 bytes"));
+    }
+    let ids = [step.user.uid, step.user.gid];
+    if ids.iter().chain(&step.user.groups).any(|&id| id == u32::MAX) {
+        return Err(invalid("user", "4294967295", "it means \"unchanged\" to the kernel"));
+    }
+    let texts = step.args.iter().map(|a| ("argument", a)).chain(
+        step.env
+            .iter()
+            .map(|e| ("environment entry", e))
+            .chain([("working directory", &step.cwd), ("host name", &step.hostname)]),
+    );
+    for (field, text) in texts {
+        if text.contains('\0') {
+            return Err(invalid(field, text, "it contains a NUL byte"));
+        }
+    }
+    step.mounts.iter().try_for_each(mount)?;
+    Ok(Authorized(step))
+}
+
+fn mount(mount: &Mount) -> Result<(), Denied> {
+    let dest = mount.dest();
+    let refuse = |why| Err(invalid("mount point", dest, why));
+    if !dest.starts_with('/') {
+        return refuse("it must be absolute");
+    }
+    if dest.contains('\0') {
+        return refuse("it contains a NUL byte");
+    }
+    let mut parts = dest.split('/').filter(|part| !part.is_empty() && *part != ".");
+    match parts.next() {
+        None => refuse("the root is given by the root file system"),
+        // Nothing may stand in for the files by which a process looks at itself; runc refuses
+        // the same.
+        Some("proc") => refuse("it lies within /proc"),
+        _ if dest.split('/').any(|part| part == "..") => refuse("it contains `..`"),
+        _ => Ok(()),
+    }
+}
+
+fn invalid(field: &'static str, value: &str, why: &'static str) -> Denied {
+    Denied::Invalid { field, value: value.to_owned(), why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::step::{Entitlements, Limits, Overlay, User};
+
+    fn step() -> Step {
+        Step {
+            rootfs: Rootfs::Overlay(Overlay {
+                lowers: vec![],
+                writable: Some(("/u".into(), "/w".into())),
+            }),
+            mounts: vec![],
+            args: vec!["true".into()],
+            env: vec![],
+            cwd: "/".into(),
+            user: User::default(),
+            hostname: "h".into(),
+            network: Network::Default,
+            security: Security::Sandbox,
+            no_new_privileges: true,
+            hosts: None,
+            resolv_conf: None,
+            limits: Limits::default(),
+            entitlements: Entitlements::default(),
+        }
+    }
+
+    fn answer(change: impl FnOnce(&mut Step)) -> String {
+        let mut step = step();
+        change(&mut step);
+        match authorize(step) {
+            Ok(_) => "yes".to_owned(),
+            Err(denied) => denied.to_string(),
+        }
+    }
+
+    fn tmpfs(dest: &str) -> Vec<Mount> {
+        vec![Mount::Tmpfs { dest: dest.into(), size: None }]
+    }
+
+    #[test]
+    fn privileges_need_their_entitlement() {
+        let granted = Entitlements { network_host: true, security_insecure: true };
+        assert_eq!(answer(|_| ()), "yes");
+        assert_eq!(answer(|s| s.network = Network::None), "yes");
+        for (entitlements, network, security) in [
+            (
+                Entitlements::default(),
+                "entitlement `network.host` is not granted to this build",
+                "entitlement `security.insecure` is not granted to this build",
+            ),
+            (granted, "yes", "yes"),
+        ] {
+            let host = |s: &mut Step| (s.network, s.entitlements) = (Network::Host, entitlements);
+            let insecure =
+                |s: &mut Step| (s.security, s.entitlements) = (Security::Insecure, entitlements);
+            assert_eq!(answer(host), network);
+            assert_eq!(answer(insecure), security);
+        }
+    }
+
+    #[test]
+    fn values_that_cannot_be_carried_out_are_refused() {
+        let cases: [(&str, String); 10] = [
+            ("absolute", answer(|s| s.cwd = "x".into())),
+            ("missing", answer(|s| s.args.clear())),
+            ("NUL", answer(|s| s.env = vec!["A=\0".into()])),
+            ("64", answer(|s| s.hostname = "x".repeat(65))),
+            ("unchanged", answer(|s| s.user.groups = vec![u32::MAX])),
+            ("/proc", answer(|s| s.mounts = tmpfs("//proc/self/attr"))),
+            ("root is given", answer(|s| s.mounts = tmpfs("/./"))),
+            ("`..`", answer(|s| s.mounts = tmpfs("/a/../proc"))),
+            ("absolute", answer(|s| s.mounts = tmpfs("a"))),
+            (
+                "500",
+                answer(|s| {
+                    s.rootfs = Rootfs::Overlay(Overlay {
+                        lowers: vec!["/l".into(); 501],
+                        writable: Some(("/u".into(), "/w".into())),
+                    });
+                }),
+            ),
+        ];
+        for (expected, got) in cases {
+            assert!(got.contains(expected), "{got:?} should contain {expected:?}");
+        }
+    }
+}

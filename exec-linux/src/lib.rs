@@ -1,0 +1,45 @@
+//! One process in one sandbox: namespaces, mounts, capabilities, seccomp, cgroups.
+//!
+//! **Invariant:** this crate never knows the solver, LLB or the store. It gets a [`Step`] of plain
+//! data, asks [`authorize`] whether the step may run, and gives back its output and [`Exit`].
+//!
+//! # Process model
+//!
+//! The engine is large and has many threads, so it must not fork: it *spawns* its own program with
+//! `argv[0]` = [`HELPER_ARGV0`]. The first thing the program's `main` does is to call
+//! [`sandbox_entry`], which then never returns.
+//!
+//! ```text
+//! engine ──spawn──▶ helper (single-threaded, host's pid namespace)
+//!    ◀─ socket ─▶     │  reads the step, makes the cgroup, the mount namespace and all mounts
+//!                     ├─clone─▶ pid 1 of the step: /proc, credentials, seccomp, exec
+//!                     │  waits; the socket's end means "kill the step"
+//!                     └  leaves the mount namespace, removes mount stubs and the cgroup, reports
+//! ```
+//!
+//! There is no init process: as under BuildKit the step itself is pid 1, so it ignores signals it
+//! has no handler for, and when it ends the kernel kills and reaps all that it left behind.
+//!
+//! All mounts live in the step's mount namespace only. Whatever is killed, nothing stays mounted
+//! on the host.
+
+mod authorize;
+mod cgroup;
+mod error;
+mod runner;
+mod sandbox;
+mod seal;
+mod seccomp;
+mod step;
+mod user;
+mod wire;
+
+pub use authorize::{Denied, authorize};
+pub use error::Error;
+pub use runner::{Config, Exit, Runner, Stream};
+pub use sandbox::{HELPER_ARGV0, sandbox_entry};
+pub use step::{
+    BindSource, Entitlements, Limits, Mount, Network, Overlay, Restrictions, Rootfs, Security,
+    Step, User,
+};
+pub use user::{UserError, lookup_user};

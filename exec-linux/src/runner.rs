@@ -1,0 +1,241 @@
+//! The engine's side of a step: starts the helper, hands it the order, streams the output, and
+//! sees to it that the step is gone whatever becomes of the caller.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::process::Command;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::authorize::{Authorized, authorize};
+use crate::cgroup::Hierarchies;
+use crate::error::Error;
+use crate::sandbox::{HELPER_ARGV0, STAGE};
+use crate::seal::SealedProgram;
+use crate::seccomp::native_filter;
+use crate::step::Step;
+use crate::wire::{self, Order, Report};
+
+/// How steps are run on this host.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The program that calls [`crate::sandbox_entry`]; this program itself if not given.
+    pub program: Option<PathBuf>,
+    /// The name of the cgroup below which each step gets one: a single path component.
+    pub cgroup_parent: String,
+    /// A directory of this runner's own for mount stubs, best on the file system of the layers.
+    /// What an earlier runner left there is removed.
+    pub state_dir: PathBuf,
+}
+
+/// Which of its two output streams a step wrote to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// With an exit code.
+    Code(i32),
+    /// Killed by a signal.
+    Signal(i32),
+    /// Killed, and the kernel had killed a process of the step for exceeding its memory limit.
+    OutOfMemory,
+}
+
+/// Runs steps. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Runner {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    program: SealedProgram,
+    filter: Vec<u8>,
+    hierarchies: Hierarchies,
+    state_dir: PathBuf,
+    /// Distinguishes this runner's steps from those of other engines on the host.
+    prefix: String,
+    next: AtomicU64,
+}
+
+/// How much of a step's output is read at once.
+const CHUNK: usize = 64 * 1024;
+
+impl Runner {
+    /// Prepares what all steps share.
+    ///
+    /// # Errors
+    /// If the program or the state directory cannot be used, or the machine's architecture has no
+    /// seccomp profile.
+    pub fn new(config: Config) -> Result<Self, Error> {
+        let program = config.program.unwrap_or_else(|| "/proc/self/exe".into());
+        let sealed = SealedProgram::new(&program)
+            .map_err(Error::helper(format!("sealing the program `{}`", program.display())))?;
+        let state_dir = &config.state_dir;
+        let prepare = || {
+            fs::create_dir_all(state_dir)?;
+            for entry in fs::read_dir(state_dir)? {
+                fs::remove_dir_all(entry?.path())?;
+            }
+            fs::create_dir(state_dir.join(STAGE))?;
+            state_dir.canonicalize()
+        };
+        let state_dir = prepare().map_err(Error::helper(format!(
+            "preparing the state directory `{}`",
+            state_dir.display()
+        )))?;
+        let filter = native_filter().ok_or_else(|| {
+            Error::Setup("there is no seccomp profile for this machine's architecture".to_owned())
+        })?;
+        let started = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos());
+        Ok(Self {
+            shared: Arc::new(Shared {
+                program: sealed,
+                filter,
+                hierarchies: Hierarchies::discover(&config.cgroup_parent),
+                state_dir,
+                prefix: format!("{}-{started:x}", std::process::id()),
+                next: AtomicU64::new(0),
+            }),
+        })
+    }
+
+    /// Runs a step to its end, sending its output as it comes; a receiver that is gone only
+    /// loses the output.
+    ///
+    /// When `cancel` is cancelled all processes of the step are killed, and [`Error::Cancelled`]
+    /// comes once they are gone. Dropping the future kills them too, in the background. Must be
+    /// called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Anything but the step's own end: see [`Error`].
+    pub async fn run(
+        &self,
+        step: Step,
+        output: mpsc::Sender<(Stream, Bytes)>,
+        cancel: CancellationToken,
+    ) -> Result<Exit, Error> {
+        let step = authorize(step)?;
+        let cancel = cancel.child_token();
+        // A task of its own, so that the step is seen to its end when this future is dropped.
+        let task = tokio::spawn(supervise(self.shared.clone(), step, output, cancel.clone()));
+        let _kill_on_drop = cancel.drop_guard();
+        match task.await {
+            Ok(result) => result,
+            Err(error) => Err(Error::HelperLost(error.to_string())),
+        }
+    }
+}
+
+async fn supervise(
+    shared: Arc<Shared>,
+    step: Authorized,
+    output: mpsc::Sender<(Stream, Bytes)>,
+    cancel: CancellationToken,
+) -> Result<Exit, Error> {
+    let starting = || Error::helper("starting the sandbox helper");
+    let number = shared.next.fetch_add(1, Ordering::Relaxed);
+    let order = wire::encode(&Order {
+        id: format!("{}-{number}", shared.prefix),
+        step: step.0,
+        state_dir: shared.state_dir.clone(),
+        hierarchies: shared.hierarchies.clone(),
+        filter: shared.filter.clone(),
+    });
+    let (ours, theirs) = StdUnixStream::pair().map_err(starting())?;
+    ours.set_nonblocking(true).map_err(starting())?;
+    let mut socket = UnixStream::from_std(ours).map_err(starting())?;
+
+    // Nothing but three descriptors goes to the helper, and nothing of our environment. No option
+    // here may make the standard library fork instead of posix_spawn.
+    let mut command = Command::new(shared.program.path());
+    command.arg0(HELPER_ARGV0).env_clear();
+    command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut helper = command.spawn().map_err(starting())?;
+    drop(command);
+
+    let stdout = helper.stdout.take().expect("the helper's stdout is piped");
+    let stderr = helper.stderr.take().expect("the helper's stderr is piped");
+    let (mut reader, mut writer) = socket.split();
+    let speak = async {
+        // If the helper is gone, its missing report says so better than a broken pipe.
+        let sent = tokio::select! {
+            sent = writer.write_all(&order) => sent.is_ok(),
+            () = cancel.cancelled() => false,
+        };
+        if sent {
+            cancel.cancelled().await;
+        }
+        // The end of our half of the socket is what kills the step.
+        _ = writer.shutdown().await;
+        std::future::pending::<()>().await;
+    };
+    let listen = async {
+        let mut report = Vec::new();
+        let (said, (), ()) = tokio::join!(
+            reader.read_to_end(&mut report),
+            pump(stdout, Stream::Stdout, &output, &cancel),
+            pump(stderr, Stream::Stderr, &output, &cancel),
+        );
+        said.map(|_| report)
+    };
+    let report = tokio::select! {
+        report = listen => report,
+        () = speak => unreachable!("it waits forever"),
+    };
+    let status = helper.wait().await.map_err(Error::helper("waiting for the sandbox helper"))?;
+    if cancel.is_cancelled() {
+        return Err(Error::Cancelled);
+    }
+    let lost = |why: &dyn std::fmt::Display| Error::HelperLost(format!("{status}, {why}"));
+    // Only the first report counts: a start that failed is followed by the end of the process.
+    let report = wire::decode(&report.map_err(|error| lost(&error))?);
+    match report.ok_or_else(|| lost(&"it said nothing"))?.map_err(|error| lost(&error))? {
+        Report::Failed(failure) => Err(failure.into()),
+        Report::Signal { signal: libc::SIGKILL, oom: true } => Ok(Exit::OutOfMemory),
+        // A shell says so when its child was killed.
+        Report::Code { code: 137, oom: true } => Ok(Exit::OutOfMemory),
+        Report::Code { code, .. } => Ok(Exit::Code(code)),
+        Report::Signal { signal, .. } => Ok(Exit::Signal(signal)),
+    }
+}
+
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    stream: Stream,
+    output: &mpsc::Sender<(Stream, Bytes)>,
+    cancel: &CancellationToken,
+) {
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(CHUNK);
+        let read: io::Result<usize> = from.read_buf(&mut buffer).await;
+        match read {
+            Ok(1..) => tokio::select! {
+                _ = output.send((stream, buffer.split().freeze())) => {}
+                // Whoever cancelled may no longer take what is in the channel.
+                () = cancel.cancelled() => {}
+            },
+            Ok(0) | Err(_) => return,
+        }
+    }
+}

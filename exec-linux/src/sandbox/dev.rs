@@ -1,0 +1,88 @@
+//! The step's own /dev: a file system in memory with the devices that Docker gives, so that
+//! nothing that an image has there is ever looked at.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{FileType, Mode, makedev, mkdirat, mknodat, symlinkat};
+
+use super::mount_attributes::{NO_DEV, NO_EXEC, NO_SUID};
+use super::mounts::{attach, new_file_system};
+use super::{Doing, Result, paths};
+use crate::step::Security;
+
+/// Name, major and minor number of the character devices that every step gets.
+const DEVICES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
+
+/// What an insecure step gets besides (spec 2.3-11).
+const INSECURE_DEVICES: [(&str, u32, u32); 6] = [
+    ("kmsg", 1, 11),
+    ("cuse", 10, 203),
+    ("fuse", 10, 229),
+    ("kvm", 10, 232),
+    ("net/tun", 10, 200),
+    ("loop-control", 10, 237),
+];
+const INSECURE_LOOP_DEVICES: u32 = 8;
+const LOOP_MAJOR: u32 = 7;
+
+const LINKS: [(&str, &str); 6] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+    ("core", "/proc/kcore"),
+];
+
+/// Makes /dev, not attached yet. Its mode must be 0755: package scripts fail on others.
+pub fn make(security: Security) -> io::Result<OwnedFd> {
+    let options = [("mode", "0755"), ("size", "65536k")];
+    let dev = new_file_system("tmpfs", &options, NO_SUID | NO_EXEC)?;
+    let node = |name: &str, kind, mode, major, minor| {
+        mknodat(&dev, name, kind, Mode::from_raw_mode(mode), makedev(major, minor))
+    };
+    for (name, major, minor) in DEVICES {
+        node(name, FileType::CharacterDevice, 0o666, major, minor)?;
+    }
+    for directory in ["pts", "shm", "mqueue"] {
+        mkdirat(&dev, directory, Mode::from_raw_mode(0o755))?;
+    }
+    for (name, target) in LINKS {
+        symlinkat(target, &dev, name)?;
+    }
+    if security == Security::Insecure {
+        mkdirat(&dev, "net", Mode::from_raw_mode(0o755))?;
+        for (name, major, minor) in INSECURE_DEVICES {
+            node(name, FileType::CharacterDevice, 0o600, major, minor)?;
+        }
+        for minor in 0..INSECURE_LOOP_DEVICES {
+            node(&format!("loop{minor}"), FileType::BlockDevice, 0o600, LOOP_MAJOR, minor)?;
+        }
+    }
+    Ok(dev)
+}
+
+/// Mounts what lies in /dev. The ipc namespace must be the step's.
+pub fn mount_children(dev: &OwnedFd) -> Result<()> {
+    let plain = NO_SUID | NO_EXEC;
+    let pts = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    let shm = [("mode", "1777"), ("size", "65536k")];
+    for (name, kind, options, attributes) in [
+        ("pts", "devpts", &pts[..], plain),
+        ("shm", "tmpfs", &shm[..], plain | NO_DEV),
+        ("mqueue", "mqueue", &[][..], plain | NO_DEV),
+    ] {
+        new_file_system(kind, options, attributes)
+            .and_then(|mount| attach(mount, paths::resolve(dev, name)?))
+            .doing(|| format!("mounting /dev/{name}"))?;
+    }
+    Ok(())
+}

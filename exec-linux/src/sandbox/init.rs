@@ -1,0 +1,232 @@
+//! Pid 1 of the step, from its creation to the exec of the step's program. Nothing of the image
+//! has run yet and nothing else runs in its namespaces, so there is nobody to race with, but
+//! mounts it shares with other steps; all it touches it reaches by descriptors.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat};
+use rustix::process::{Signal, fchdir, set_parent_process_death_signal, setsid, umask};
+use rustix::thread::UnshareFlags;
+
+use super::mount_attributes::{self as attributes, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
+use super::mounts::{Mounted, attach, clone_attached, new_file_system};
+use super::paths::{self, Kind, OnCreate};
+use super::program::{self, Program};
+use super::{Doing, Result, credentials, failure, null_onto};
+use crate::cgroup::Leaf;
+use crate::step::{Security, Step, User};
+use crate::wire::{Order, Report, send};
+
+/// What pid 1 gets from the monitor.
+pub struct Context<'a> {
+    /// The order.
+    pub order: &'a Order,
+    /// The mount tree.
+    pub mounted: &'a Mounted,
+    /// The step's cgroups.
+    pub cgroup: &'a Leaf,
+    /// Whether the cgroup restricts devices.
+    pub devices_guarded: bool,
+    /// Where failures are reported.
+    pub socket: &'a UnixStream,
+    /// The pidfd of the monitor.
+    pub monitor: OwnedFd,
+}
+
+/// What of /proc and /sys a step cannot read, as in Docker (moby/daemon/pkg/oci/defaults.go).
+const MASKED_PROC: [&str; 10] = [
+    "acpi",
+    "asound",
+    "interrupts",
+    "kcore",
+    "keys",
+    "latency_stats",
+    "sched_debug",
+    "scsi",
+    "timer_list",
+    "timer_stats",
+];
+const MASKED_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
+/// What of /proc it cannot write.
+const READ_ONLY_PROC: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
+
+/// Turns into the step's program, or reports why that failed.
+pub fn run(context: Context<'_>) -> ! {
+    let Err(failed) = prepare_and_exec(&context);
+    _ = send(context.socket, &Report::Failed(failed));
+    // SAFETY: ends this process at once, without running what the monitor registered for its end.
+    unsafe { libc::_exit(127) }
+}
+
+fn prepare_and_exec(context: &Context<'_>) -> Result<std::convert::Infallible> {
+    let step = &context.order.step;
+    let insecure = step.security == Security::Insecure;
+    die_with_monitor(&context.monitor)?;
+    // In case clone could not do it.
+    context.cgroup.enter_unified().doing(|| "entering the cgroup".to_owned())?;
+    context.cgroup.enter_v1().doing(|| "entering the cgroup".to_owned())?;
+    // SAFETY: one thread, and this flag shares or unshares no descriptors.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }
+        .doing(|| "entering a new cgroup namespace".to_owned())?;
+    mount_proc(context.mounted, insecure)?;
+
+    let dev = context.mounted.dev.as_ref().expect("build mounted /dev");
+    let root = context.mounted.root.as_ref().expect("build mounted the root");
+    let null = rustix::fs::openat(dev, "null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| "opening /dev/null".to_owned())?;
+    null_onto(&null, 0).doing(|| "connecting the standard input".to_owned())?;
+    setsid().doing(|| "starting a session".to_owned())?;
+    new_keyring();
+    reset_signals();
+    enter_cwd(root, step)?;
+    let program = Program::new(step, || program::read_passwd(root));
+
+    let filter = if insecure { None } else { Some(context.order.filter.as_slice()) };
+    credentials::restrict(step, filter, context.devices_guarded)?;
+    // The kernel forgets this when credentials change.
+    die_with_monitor(&context.monitor)?;
+    umask(Mode::from_raw_mode(0o022));
+    close_on_exec().doing(|| "closing descriptors".to_owned())?;
+    Err(program.exec())
+}
+
+/// Has the kernel kill this process, and with it the namespace, when the monitor dies.
+fn die_with_monitor(monitor: &OwnedFd) -> Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .doing(|| "binding the step's life to the helper's".to_owned())?;
+    // It may have died before.
+    let mut dead = [PollFd::new(monitor, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    match poll(&mut dead, Some(&now)) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(failure("the sandbox helper died".to_owned(), io::ErrorKind::Other.into())),
+        Err(error) => Err(error).doing(|| "looking for the helper".to_owned()),
+    }
+}
+
+fn mount_proc(mounted: &Mounted, insecure: bool) -> Result<()> {
+    // Only a process in the pid namespace can make its /proc.
+    let plain = NO_SUID | NO_DEV | NO_EXEC;
+    let proc = new_file_system("proc", &[], plain).doing(|| "making /proc".to_owned())?;
+    let target = mounted.proc_target.as_ref().expect("build made the mount point");
+    attach(&proc, target).doing(|| "mounting /proc".to_owned())?;
+    let sys = mounted.sys.as_ref().expect("build mounted /sys");
+    let read_only = if insecure { 0 } else { READ_ONLY };
+    // Where the kernel has no unified cgroups a step sees none.
+    _ = new_file_system("cgroup2", &[], read_only | plain)
+        .and_then(|cgroups| attach(cgroups, paths::resolve(sys, "fs/cgroup")?));
+    if insecure {
+        return Ok(());
+    }
+    for path in READ_ONLY_PROC {
+        on_existing(&proc, path, |file| {
+            let mount = clone_attached(&file)?;
+            attributes::set(&mount, READ_ONLY)?;
+            attach(mount, file)
+        })
+        .doing(|| format!("making /proc/{path} read-only"))?;
+    }
+    let dev = mounted.dev.as_ref().expect("build mounted /dev");
+    let null = paths::resolve(dev, "null").doing(|| "opening /dev/null".to_owned())?;
+    let empty = mounted.empty.as_ref().expect("build made it");
+    let mut empty_attached = false;
+    let proc_paths = MASKED_PROC.iter().map(|path| (&proc, *path));
+    for (tree, path) in proc_paths.chain(MASKED_SYS.iter().map(|path| (sys, *path))) {
+        on_existing(tree, path, |file| {
+            if paths::file_type(&file)? != FileType::Directory {
+                let mask = clone_attached(&null)?;
+                attributes::set(&mask, READ_ONLY)?;
+                return attach(mask, file);
+            }
+            if empty_attached {
+                return attach(clone_attached(empty)?, file);
+            }
+            empty_attached = true;
+            attach(empty, file)
+        })
+        .doing(|| format!("masking {path}"))?;
+    }
+    Ok(())
+}
+
+/// Does something with a file of a kernel file system, if the kernel has it.
+fn on_existing(
+    tree: &OwnedFd,
+    path: &str,
+    change: impl FnOnce(OwnedFd) -> io::Result<()>,
+) -> io::Result<()> {
+    match paths::resolve(tree, path) {
+        Err(rustix::io::Errno::NOENT) => Ok(()),
+        file => change(file?),
+    }
+}
+
+/// Gives the step a session keyring of its own, where the kernel has keyrings.
+fn new_keyring() {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: no name is given, so no memory is read.
+    unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0) };
+}
+
+/// Undoes what the engine, its own parents, or Rust's runtime (SIGPIPE) did to signals.
+fn reset_signals() {
+    /// The kernel's `sigset_t` has 64 bits (rt_sigprocmask(2)).
+    const SET_SIZE: usize = 8;
+    // The kernel's `struct sigaction`: handler (0 is SIG_DFL), flags, restorer, mask.
+    let default = [0_u64; 4];
+    let none = 0_u64;
+    let null = std::ptr::null_mut::<u64>();
+    for signal in 1..=64 {
+        // By system call, since libc hides signals 32 and 33. KILL and STOP refuse, rightly.
+        // SAFETY: `default` is as large as the structure, and default dispositions run no code.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), null, SET_SIZE);
+        }
+    }
+    // SAFETY: `none` has the size that is said.
+    unsafe {
+        let set = libc::SIG_SETMASK;
+        libc::syscall(libc::SYS_rt_sigprocmask, set, &raw const none, null, SET_SIZE);
+    }
+}
+
+/// Creates directories that belong to the user and stay.
+struct Owned<'a>(&'a User);
+
+impl OnCreate for Owned<'_> {
+    fn created(
+        &mut self,
+        directory: &OwnedFd,
+        name: &str,
+        _kind: Kind,
+        create: &mut dyn FnMut() -> io::Result<()>,
+    ) -> io::Result<()> {
+        create()?;
+        let (uid, gid) = (Uid::from_raw(self.0.uid), Gid::from_raw(self.0.gid));
+        Ok(chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+}
+
+fn enter_cwd(root: impl AsFd, step: &Step) -> Result<()> {
+    let doing = || format!("changing to the working directory `{}`", step.cwd);
+    let directory =
+        paths::ensure(root, &step.cwd, Kind::Directory, &mut Owned(&step.user)).doing(doing)?;
+    fchdir(directory).doing(doing)?;
+    // The kernel prefixes the name of a directory outside the root.
+    let name = rustix::process::getcwd(Vec::new()).doing(doing)?;
+    if name.as_bytes().starts_with(b"/") {
+        return Ok(());
+    }
+    Err(failure(doing(), io::Error::other("it lies outside the step's root")))
+}
+
+/// Marks all descriptors but the standard ones to be closed when the program starts; the socket is
+/// needed until then.
+fn close_on_exec() -> io::Result<()> {
+    // SAFETY: this only sets a flag on descriptors.
+    let result = unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,265 @@
+//! The helper process: everything that happens between the engine's order and the step's program.
+//!
+//! This file is its monitor: it makes the namespaces, starts pid 1 (`init`), waits, and cleans up.
+//! The process is single-threaded and was started for this one step, so what it changes about
+//! itself is nobody else's. It goes into the step's mount namespace to build it, and leaves it
+//! again by `setns` when the step has ended: with that the namespace and all mounts in it vanish.
+
+mod credentials;
+mod dev;
+mod device_filter;
+mod init;
+pub mod mount_attributes;
+mod mounts;
+mod paths;
+mod program;
+mod stubs;
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::process::exit;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal, umask};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+
+use crate::cgroup::Leaf;
+use crate::step::{Network, Security};
+use crate::wire::{Failure, FailureKind, Order, Report, receive, send};
+
+use mounts::Mounted;
+pub use mounts::STAGE;
+
+/// The `argv[0]` by which the program knows that it is to be the helper.
+pub const HELPER_ARGV0: &str = "cofferdam-sandbox";
+
+/// Becomes the sandbox helper, and never returns, if this process was started as one; otherwise
+/// does nothing. Must be called first thing in `main`, before there is a second thread.
+pub fn sandbox_entry() {
+    if std::env::args_os().next().is_some_and(|name| name == HELPER_ARGV0) {
+        helper()
+    }
+}
+
+/// What the helper's functions give: an error is a report to the engine.
+type Result<T> = std::result::Result<T, Failure>;
+
+/// Says what was being done when the kernel refused something.
+trait Doing<T> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> Doing<T> for std::result::Result<T, E> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| failure(what(), error.into()))
+    }
+}
+
+fn failure(mut doing: String, error: io::Error) -> Failure {
+    let errno = error.raw_os_error();
+    if errno.is_none() {
+        doing = format!("{doing}: {error}");
+    }
+    Failure { kind: FailureKind::Setup, doing, errno }
+}
+
+fn helper() -> ! {
+    // Nobody reads a panic's text here, and the step's process must not unwind into `main`.
+    std::panic::set_hook(Box::new(|panic| {
+        _ = writeln!(io::stderr(), "cofferdam: internal error in the sandbox: {panic}");
+        exit(70);
+    }));
+    let Ok(socket) = take_socket() else { exit(70) };
+    let report = match receive::<Order>(&socket) {
+        Ok(order) => monitor(order, &socket).unwrap_or_else(Report::Failed),
+        Err(error) => Report::Failed(failure("reading the order".to_owned(), error)),
+    };
+    // An engine that is gone does not read it.
+    _ = send(&socket, &report);
+    exit(0)
+}
+
+/// Takes the socket from descriptor 0, which becomes /dev/null.
+fn take_socket() -> io::Result<UnixStream> {
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    null_onto(&dev_null()?, 0)?;
+    Ok(socket.into())
+}
+
+fn dev_null() -> io::Result<OwnedFd> {
+    Ok(openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Makes one of the standard descriptors a copy of `null`.
+fn null_onto(null: impl AsFd, target: RawFd) -> io::Result<()> {
+    // SAFETY: both are valid descriptors of this single-threaded process, and 0, 1 and 2 belong
+    // to nobody who could be surprised.
+    match unsafe { libc::dup2(null.as_fd().as_raw_fd(), target) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+fn monitor(order: Order, socket: &UnixStream) -> Result<Report> {
+    let step = &order.step;
+    umask(Mode::empty());
+    std::env::set_current_dir("/").doing(|| "changing to the host's root".to_owned())?;
+    let null = dev_null().doing(|| "opening the host's /dev/null".to_owned())?;
+    let host = openat(CWD, "/proc/self/ns/mnt", OFlags::CLOEXEC, Mode::empty())
+        .doing(|| "opening the host's mount namespace".to_owned())?;
+
+    let mut cgroup = Leaf::new(&order.hierarchies, &order.id, step.limits)
+        .map_err(|(doing, error)| failure(doing, error))?;
+    let report = (|| {
+        let devices_guarded = match (step.security, cgroup.unified()) {
+            (Security::Insecure, _) => true,
+            (Security::Sandbox, Some(unified)) => device_filter::attach(unified).is_ok(),
+            (Security::Sandbox, None) => false,
+        };
+        enter_namespaces(step.network)?;
+        rustix::system::sethostname(step.hostname.as_bytes())
+            .doing(|| format!("setting the host name `{}`", step.hostname))?;
+        let mut mounted = Mounted::default();
+        let ended = mounts::build(&order, devices_guarded, &mut mounted)
+            .and_then(|()| run(&order, &mounted, &cgroup, devices_guarded, socket, &null));
+        // Back to the host, even from half-built mounts: only then can stubs be removed.
+        let left = move_into_link_name_space(host.as_fd(), Some(LinkNameSpaceType::Mount));
+        mounted.remove_stubs();
+        let report = ended?;
+        left.doing(|| "leaving the step's mount namespace".to_owned())?;
+        Ok(report)
+    })();
+    cgroup.kill();
+    let report = report.map(|report| add_memory_verdict(report, &cgroup));
+    cgroup.remove();
+    report
+}
+
+fn add_memory_verdict(report: Report, cgroup: &Leaf) -> Report {
+    match report {
+        Report::Code { code, .. } => Report::Code { code, oom: cgroup.out_of_memory() },
+        Report::Signal { signal, .. } => Report::Signal { signal, oom: cgroup.out_of_memory() },
+        failed @ Report::Failed(_) => failed,
+    }
+}
+
+/// Enters new namespaces of all kinds but pid (which only a child can), cgroup (which pid 1
+/// enters once it is in its cgroup) and user.
+fn enter_namespaces(network: Network) -> Result<()> {
+    let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    if network == Network::None {
+        flags |= UnshareFlags::NEWNET;
+    }
+    // SAFETY: the process has one thread, and no descriptor table is shared by these flags.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+        .doing(|| "entering new namespaces".to_owned())?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).doing(|| "making mounts private".to_owned())?;
+    if network == Network::None {
+        loopback_up().doing(|| "starting the loopback device".to_owned())?;
+    }
+    Ok(())
+}
+
+fn loopback_up() -> io::Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: all-zero bytes are a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads an `ifreq`, whose name is NUL-terminated (netdevice(7)).
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Starts pid 1 and waits until it has gone, and with it every process of the step.
+fn run(
+    order: &Order,
+    mounted: &Mounted,
+    cgroup: &Leaf,
+    devices_guarded: bool,
+    socket: &UnixStream,
+    null: &OwnedFd,
+) -> Result<Report> {
+    let monitor = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
+        .doing(|| "opening the helper's own process".to_owned())?;
+    let Some(child) = clone_init(cgroup.unified()).doing(|| "starting pid 1".to_owned())? else {
+        init::run(init::Context { order, mounted, cgroup, devices_guarded, socket, monitor })
+    };
+    // The step's output must end with the step.
+    for standard in [1, 2] {
+        null_onto(null, standard).doing(|| "closing the step's output".to_owned())?;
+    }
+    let mut waiting_for = vec![
+        PollFd::new(&child, PollFlags::IN),
+        // The engine says nothing more; whatever comes is its end.
+        PollFd::new(socket, PollFlags::IN | PollFlags::RDHUP),
+    ];
+    loop {
+        match poll(&mut waiting_for, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).doing(|| "waiting for the step".to_owned()),
+        }
+        if !waiting_for[0].revents().is_empty() {
+            break;
+        }
+        if waiting_for.get(1).is_some_and(|engine| !engine.revents().is_empty()) {
+            cgroup.kill();
+            // Gone already is as good.
+            _ = pidfd_send_signal(&child, Signal::KILL);
+            waiting_for.pop();
+        }
+    }
+    let options = rustix::process::WaitIdOptions::EXITED;
+    let status = rustix::process::waitid(rustix::process::WaitId::PidFd(child.as_fd()), options)
+        .doing(|| "waiting for the step".to_owned())?
+        .expect("waitid without NOHANG gives a status");
+    Ok(match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Report::Code { code, oom: false },
+        (None, signal) => Report::Signal { signal: signal.unwrap_or(libc::SIGKILL), oom: false },
+    })
+}
+
+/// Clones this process as pid 1 of a new pid namespace, in the given cgroup if that is possible.
+/// Returns the child's pidfd, or `None` in the child.
+fn clone_init(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Option<OwnedFd>> {
+    match clone(cgroup) {
+        Err(_) if cgroup.is_some() => clone(None),
+        result => result,
+    }
+}
+
+/// `CLONE_INTO_CGROUP` of linux/sched.h; libc's constant is too narrow for it.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+fn clone(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Option<OwnedFd>> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: all-zero bytes are a valid `clone_args`.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = (libc::CLONE_NEWPID | libc::CLONE_PIDFD) as u64;
+    args.pidfd = &raw mut pidfd as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: memory is not shared (no CLONE_VM), so this is fork(2), and the process has one
+    // thread, so the child may go on using its copy of everything. `args` is as long as is said,
+    // and `pidfd` outlives the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        // SAFETY: the kernel has just made the descriptor for us.
+        _ => Ok(Some(unsafe { OwnedFd::from_raw_fd(pidfd) })),
+    }
+}

@@ -1,0 +1,322 @@
+//! Builds the step's mount tree, by descriptors: every mount is made detached, prepared, and only
+//! then attached to a directory that was opened within the step's root.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, mkdirat, openat};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    move_mount, open_tree, unmount,
+};
+use rustix::process::{fchdir, pivot_root};
+
+use super::mount_attributes::{self as attributes, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
+use super::paths::{self, Kind};
+use super::stubs::{StubLayer, Stubs};
+use super::{Doing, Result, dev};
+use crate::authorize::LOWERS_MAX;
+use crate::step::{BindSource, Mount, Overlay, Restrictions, Rootfs, Security};
+use crate::wire::Order;
+
+/// The directory of the state directory on which sources are attached while they are prepared,
+/// seen by the helper alone: older kernels only clone mounts that are attached somewhere.
+pub const STAGE: &str = "stage";
+
+/// What `init` and the clean-up need of the mounts.
+#[derive(Debug, Default)]
+pub struct Mounted {
+    /// The step's root.
+    pub root: Option<OwnedFd>,
+    /// The step's own /dev.
+    pub dev: Option<OwnedFd>,
+    /// The step's /sys.
+    pub sys: Option<OwnedFd>,
+    /// The directory that /proc is to be mounted on.
+    pub proc_target: Option<OwnedFd>,
+    /// An empty read-only directory that is not attached yet.
+    pub empty: Option<OwnedFd>,
+    stubs: Stubs,
+    stub_layer: Option<StubLayer>,
+}
+
+impl Mounted {
+    /// Removes what was made for mount points only. The mounts must be gone.
+    pub fn remove_stubs(&mut self) {
+        self.stubs.remove();
+        self.stub_layer = None;
+    }
+}
+
+/// A mount that is ready to be attached.
+struct Prepared<'a> {
+    mount: OwnedFd,
+    kind: Kind,
+    dest: &'a str,
+}
+
+/// Makes all mounts but /proc, and makes the step's root the root of this process.
+pub fn build(order: &Order, devices_guarded: bool, mounted: &mut Mounted) -> Result<()> {
+    let step = &order.step;
+    let always = if devices_guarded { 0 } else { NO_DEV };
+    let sources = Sources::new(&order.state_dir.join(STAGE))?;
+    mounted.empty = Some(sources.empty()?);
+    let mut prepared = Vec::new();
+    let own = [("/etc/hosts", &step.hosts), ("/etc/resolv.conf", &step.resolv_conf)];
+    for (dest, contents) in own {
+        if let Some(contents) = contents {
+            let mount = sources.file(dest, contents.as_bytes(), 0o644, (0, 0))?;
+            prepared.push(Prepared { mount, kind: Kind::File, dest });
+        }
+    }
+    for mount in &step.mounts {
+        prepared.push(sources.prepare(mount, always)?);
+    }
+    let root = match &step.rootfs {
+        Rootfs::Bind { path } => sources.clone_of(&open_host(path)?, path)?,
+        Rootfs::Overlay(overlay) => {
+            let dests: Vec<_> = prepared.iter().map(|p| (p.dest, p.kind)).collect();
+            let stub_layer = StubLayer::new(&order.state_dir, &order.id, &dests)
+                .doing(|| format!("making mount stubs in `{}`", order.state_dir.display()))?;
+            let bottom = stub_layer.path.clone();
+            mounted.stub_layer = Some(stub_layer);
+            mount_overlay(overlay, Some(&bottom))?
+        }
+    };
+    attributes::set(&root, always).doing(|| "restricting the root file system".to_owned())?;
+    enter(&root)?;
+    let root = mounted.root.insert(root);
+
+    let mut target = |dest: &str, kind| {
+        paths::ensure(&*root, dest, kind, &mut mounted.stubs)
+            .doing(|| format!("making the mount point `{dest}`"))
+    };
+    let dev = dev::make(step.security).doing(|| "making /dev".to_owned())?;
+    attach(&dev, target("/dev", Kind::Directory)?).doing(|| "mounting /dev".to_owned())?;
+    dev::mount_children(&dev)?;
+    mounted.dev = Some(dev);
+
+    let read_only = if step.security == Security::Insecure { 0 } else { READ_ONLY };
+    let sys = new_file_system("sysfs", &[], read_only | NO_SUID | NO_DEV | NO_EXEC)
+        .doing(|| "making /sys".to_owned())?;
+    attach(&sys, target("/sys", Kind::Directory)?).doing(|| "mounting /sys".to_owned())?;
+    mounted.sys = Some(sys);
+    mounted.proc_target = Some(target("/proc", Kind::Directory)?);
+
+    for Prepared { mount, kind, dest } in prepared {
+        attach(mount, target(dest, kind)?).doing(|| format!("mounting `{dest}`"))?;
+    }
+    Ok(())
+}
+
+/// Makes a mount the root of the mount namespace and drops the host's tree.
+fn enter(root: &OwnedFd) -> Result<()> {
+    move_mount(root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .doing(|| "mounting the root file system".to_owned())?;
+    fchdir(root).doing(|| "changing to the step's root".to_owned())?;
+    // Both the same: the old root comes to lie over the new one, whence it is taken away; no
+    // directory of the image is needed for it (pivot_root(2)).
+    pivot_root(".", ".").doing(|| "making the step's root the root".to_owned())?;
+    unmount(".", UnmountFlags::DETACH).doing(|| "leaving the host's file systems".to_owned())?;
+    std::env::set_current_dir("/").doing(|| "changing to the step's root".to_owned())
+}
+
+/// Attaches a detached mount to a directory or file.
+pub fn attach(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(mount, "", target, "", flags)?)
+}
+
+/// Clones the attached mount that `file` lies on, with `file` as its root.
+pub fn clone_attached(file: impl AsFd) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(open_tree(file, "", flags)?)
+}
+
+/// Makes a detached mount of a new file system.
+pub fn new_file_system(
+    kind: &str,
+    options: &[(&str, &str)],
+    attributes: u64,
+) -> io::Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (name, value) in options {
+        fsconfig_set_string(&context, *name, *value)?;
+    }
+    fsconfig_create(&context)?;
+    mount_of(&context, attributes)
+}
+
+fn mount_of(context: &OwnedFd, attributes: u64) -> io::Result<OwnedFd> {
+    let flags = MountAttrFlags::from_bits_retain(attributes as _);
+    Ok(fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
+}
+
+/// Mounts layers as an overlay, above `bottom`.
+fn mount_overlay(overlay: &Overlay, bottom: Option<&PathBuf>) -> Result<OwnedFd> {
+    let context =
+        fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).doing(|| "making an overlay".to_owned())?;
+    let layer = |key: &str, path: &Path| {
+        let directory = open_host(path)?;
+        // By descriptor where the kernel can (6.13), so that no name is looked up twice.
+        fsconfig_set_fd(&context, key, &directory)
+            .or_else(|_| fsconfig_set_string(&context, key, path))
+            .doing(|| format!("adding the layer `{}` to an overlay", path.display()))
+    };
+    let lowers = &overlay.lowers;
+    for lower in lowers.iter().rev() {
+        layer("lowerdir+", lower)?;
+    }
+    if let Some(bottom) = bottom.filter(|_| lowers.len() < LOWERS_MAX) {
+        layer("lowerdir+", bottom)?;
+    }
+    if let Some((upper, work)) = &overlay.writable {
+        layer("upperdir", upper)?;
+        layer("workdir", work)?;
+        // Unmounting any other overlay syncs the whole file system that the upper directory is on.
+        fsconfig_set_flag(&context, "volatile")
+            .doing(|| "making an overlay volatile".to_owned())?;
+    }
+    let doing = || match &overlay.writable {
+        Some((upper, _)) => format!(
+            "mounting an overlay of {} layers with the upper directory `{}`",
+            lowers.len(),
+            upper.display()
+        ),
+        None => format!("mounting a read-only overlay of {} layers", lowers.len()),
+    };
+    fsconfig_create(&context).doing(doing)?;
+    mount_of(&context, 0).doing(doing)
+}
+
+fn open_host(path: &Path) -> Result<OwnedFd> {
+    openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| format!("opening `{}`", path.display()))
+}
+
+/// Prepares the sources of mounts.
+struct Sources {
+    stage: OwnedFd,
+    /// A file system in memory that takes the contents of files.
+    files: OwnedFd,
+    next: std::cell::Cell<u32>,
+}
+
+impl Sources {
+    fn new(stage: &Path) -> Result<Self> {
+        let stage = open_host(stage)?;
+        let make = || {
+            let files = new_file_system("tmpfs", &[("mode", "0700")], NO_SUID | NO_DEV)?;
+            attach(&files, &stage)?;
+            mkdirat(&files, "empty", Mode::from_raw_mode(0o755))?;
+            Ok(files)
+        };
+        let files = make().map_err(|error: io::Error| {
+            super::failure("making a file system in memory".to_owned(), error)
+        })?;
+        Ok(Self { stage, files, next: 0.into() })
+    }
+
+    fn empty(&self) -> Result<OwnedFd> {
+        let make = || {
+            let mount = clone_attached(paths::resolve(&self.files, "empty")?)?;
+            attributes::set(&mount, READ_ONLY | NO_EXEC)?;
+            Ok::<_, io::Error>(mount)
+        };
+        make().doing(|| "making an empty directory".to_owned())
+    }
+
+    /// Makes a file in memory.
+    fn file(
+        &self,
+        dest: &str,
+        contents: &[u8],
+        mode: u32,
+        (uid, gid): (u32, u32),
+    ) -> Result<OwnedFd> {
+        let make = || {
+            let name = self.next.replace(self.next.get() + 1).to_string();
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            let file = openat(&self.files, &name, flags, Mode::from_raw_mode(0o600))?;
+            let mut file = std::fs::File::from(file);
+            io::Write::write_all(&mut file, contents)?;
+            fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+            fchmod(&file, Mode::from_raw_mode(mode & 0o7777))?;
+            clone_attached(paths::resolve(&self.files, &name)?)
+        };
+        make().doing(|| format!("making the content of `{dest}`"))
+    }
+
+    fn clone_of(&self, file: &OwnedFd, path: &Path) -> Result<OwnedFd> {
+        clone_attached(file).doing(|| format!("cloning the mount of `{}`", path.display()))
+    }
+
+    fn prepare<'a>(&self, mount: &'a Mount, always: u64) -> Result<Prepared<'a>> {
+        let dest = mount.dest();
+        let restrict = |mount: &OwnedFd, readonly, restrictions: Restrictions| {
+            attributes::set(mount, always | attributes::of(readonly, restrictions))
+                .doing(|| format!("restricting the mount at `{dest}`"))
+        };
+        let (mount, kind) = match mount {
+            Mount::Tmpfs { size, .. } => {
+                let size = size.map(|bytes| bytes.to_string());
+                let mut options = vec![("mode", "1777")];
+                options.extend(size.as_deref().map(|size| ("size", size)));
+                let mount = new_file_system("tmpfs", &options, always | NO_SUID)
+                    .doing(|| format!("making a file system in memory for `{dest}`"))?;
+                (mount, Kind::Directory)
+            }
+            Mount::File { contents, mode, uid, gid, readonly, restrictions, .. } => {
+                let mount = self.file(dest, contents, *mode, (*uid, *gid))?;
+                restrict(&mount, *readonly, *restrictions)?;
+                (mount, Kind::File)
+            }
+            Mount::Bind { source, selector, readonly, restrictions, .. } => {
+                let selector = selector.as_deref().unwrap_or("/");
+                let source = self.open_source(source)?;
+                let selected = paths::resolve(&source, selector)
+                    .doing(|| format!("opening `{selector}` in the source of `{dest}`"))?;
+                let mount = clone_attached(&selected)
+                    .doing(|| format!("cloning the source of `{dest}`"))?;
+                restrict(&mount, *readonly, *restrictions)?;
+                let kind = match paths::file_type(&selected) {
+                    Ok(FileType::Directory) => Kind::Directory,
+                    _ => Kind::File,
+                };
+                (mount, kind)
+            }
+        };
+        Ok(Prepared { mount, kind, dest })
+    }
+
+    /// Opens the root of a source. A file can only be selected as the whole.
+    fn open_source(&self, source: &BindSource) -> Result<OwnedFd> {
+        let overlay = match source {
+            BindSource::Path(path) => return open_host(path),
+            BindSource::Overlay(overlay) => overlay,
+        };
+        let mount = match (&overlay.writable, overlay.lowers.as_slice()) {
+            (None, []) => new_file_system("tmpfs", &[("mode", "0755")], READ_ONLY)
+                .doing(|| "making an empty file system".to_owned())?,
+            // overlayfs refuses a single layer.
+            (None, [lower]) => {
+                let mount = self.clone_of(&open_host(lower)?, lower)?;
+                attributes::set(&mount, READ_ONLY)
+                    .doing(|| format!("making `{}` read-only", lower.display()))?;
+                mount
+            }
+            (Some(_), []) => {
+                let empty =
+                    format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.files));
+                mount_overlay(overlay, Some(&Path::new(&empty).join("empty")))?
+            }
+            _ => mount_overlay(overlay, None)?,
+        };
+        attach(&mount, &self.stage).doing(|| "attaching a source".to_owned())?;
+        Ok(mount)
+    }
+}

@@ -1,0 +1,188 @@
+//! What a step is: plain data that the engine fills in and the helper reads. Nothing here is
+//! checked; that is [`crate::authorize`]'s task. What the paths hold is the caller's affair.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// One process to run, with everything it may see.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The root file system.
+    pub rootfs: Rootfs,
+    /// Further mounts, in the order in which they are made; a later one may lie within an earlier.
+    pub mounts: Vec<Mount>,
+    /// The program and its arguments; a name without a slash is looked up in the step's `PATH`.
+    pub args: Vec<String>,
+    /// `NAME=value` entries, handed over as they are. A missing `PATH` gets Docker's default, a
+    /// missing `HOME` the one that the step's `/etc/passwd` names for the user, else `/`.
+    pub env: Vec<String>,
+    /// The absolute working directory; created, owned by `user`, where it does not exist.
+    pub cwd: String,
+    /// Whom the process runs as; see [`crate::lookup_user`].
+    pub user: User,
+    /// The host name.
+    pub hostname: String,
+    /// The network that it sees.
+    pub network: Network,
+    /// How much it is confined.
+    pub security: Security,
+    /// Whether set-user-id programs and file capabilities give no privilege. BuildKit leaves this
+    /// off, and images that call `sudo` in a RUN need it off. Ignored by [`Security::Insecure`].
+    pub no_new_privileges: bool,
+    /// The content of `/etc/hosts`; the step may write to it, the changes are thrown away.
+    /// `None` leaves the root file system's file.
+    pub hosts: Option<String>,
+    /// The content of `/etc/resolv.conf`; as `hosts`.
+    pub resolv_conf: Option<String>,
+    /// Resource limits.
+    pub limits: Limits,
+    /// What the build was granted.
+    pub entitlements: Entitlements,
+}
+
+/// Where the root file system comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rootfs {
+    /// Layers that are mounted as an overlay; `writable` must be given.
+    Overlay(Overlay),
+    /// A directory that is used, and changed, as it is.
+    Bind {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// Directories that are mounted as one overlay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlay {
+    /// The read-only layers, bottom first; none for a scratch image, 500 at most.
+    pub lowers: Vec<PathBuf>,
+    /// The directory that takes the changes, and overlayfs's work directory: an empty one on the
+    /// same file system, that is thrown away afterwards (the mount is `volatile`, which marks it).
+    /// Without it the overlay is read-only.
+    pub writable: Option<(PathBuf, PathBuf)>,
+}
+
+/// What is mounted by [`Mount::Bind`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BindSource {
+    /// A directory, file or socket of the host.
+    Path(PathBuf),
+    /// The union of layers.
+    Overlay(Overlay),
+}
+
+/// A mount beside the root file system. `dest` is absolute and resolved within the step's root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mount {
+    /// A directory or a file.
+    Bind {
+        /// What is mounted.
+        source: BindSource,
+        /// A path within the source, resolved as if the source were the root.
+        selector: Option<String>,
+        /// Where it is mounted.
+        dest: String,
+        /// Whether the step may not write to it.
+        readonly: bool,
+        /// What else the step may not do with it.
+        restrictions: Restrictions,
+    },
+    /// An empty file system in memory.
+    Tmpfs {
+        /// Where it is mounted.
+        dest: String,
+        /// Its size in bytes; the kernel's default (half of the memory) if not given.
+        size: Option<u64>,
+    },
+    /// A file in memory that is never on disk, as a secret needs.
+    File {
+        /// Where it is mounted.
+        dest: String,
+        /// Its content.
+        contents: Vec<u8>,
+        /// Its permission bits.
+        mode: u32,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+        /// Whether the step may not write to it.
+        readonly: bool,
+        /// What else the step may not do with it.
+        restrictions: Restrictions,
+    },
+}
+
+impl Mount {
+    /// Returns where it is mounted.
+    pub fn dest(&self) -> &str {
+        match self {
+            Self::Bind { dest, .. } | Self::Tmpfs { dest, .. } | Self::File { dest, .. } => dest,
+        }
+    }
+}
+
+/// What the kernel refuses on a mount.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restrictions {
+    /// Set-user-id bits have no effect.
+    pub nosuid: bool,
+    /// Device nodes cannot be opened.
+    pub nodev: bool,
+    /// Nothing can be executed.
+    pub noexec: bool,
+}
+
+/// Whom a process runs as, in numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// The user id.
+    pub uid: u32,
+    /// The primary group id.
+    pub gid: u32,
+    /// The supplementary group ids.
+    pub groups: Vec<u32>,
+}
+
+/// Which network a step sees.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Network {
+    /// What the engine offers when nothing is asked for. For now that is the host's network, as
+    /// BuildKit's `auto` mode uses where no CNI is configured; it needs no entitlement.
+    #[default]
+    Default,
+    /// The host's network, asked for by name; needs [`Entitlements::network_host`].
+    Host,
+    /// A network of its own with nothing but the loopback device.
+    None,
+}
+
+/// How much a step is confined.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Security {
+    /// Docker's default capabilities and seccomp filter, masked `/proc`, read-only `/sys`.
+    #[default]
+    Sandbox,
+    /// All capabilities, no filter; needs [`Entitlements::security_insecure`].
+    Insecure,
+}
+
+/// Resource limits. One that the host cannot enforce is an error, never ignored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory and swap together, in bytes.
+    pub memory: Option<u64>,
+    /// The number of processes and threads.
+    pub pids: Option<u64>,
+}
+
+/// What a build was granted; nothing by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entitlements {
+    /// `network.host`
+    pub network_host: bool,
+    /// `security.insecure`
+    pub security_insecure: bool,
+}

@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Installs what is missing for: build, demo, test, lint (arguments). Looks for the programs
+# themselves, so that it is quick and silent when nothing is missing and takes no notice of how
+# they came to be there. Without root or sudo it says what to install, and fails.
+set -euo pipefail
+
+packages=()
+
+# need PROGRAM PACKAGE...: asks for the packages when the program is not there.
+need() {
+    local program=$1
+    shift
+    # Debian keeps administration programs in sbin, which users do not have on PATH.
+    if ! PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null; then
+        packages+=("$@")
+    fi
+}
+
+# need_file FILE PACKAGE...: the same for something that is no program.
+need_file() {
+    local file=$1
+    shift
+    [ -e "$file" ] || packages+=("$@")
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        echo "missing, and neither root nor sudo to install it; as root, run:" >&2
+        echo "    $*" >&2
+        exit 4
+    fi
+}
+
+for part in "$@"; do
+    case $part in
+    build)
+        # SQLite and zstd are compiled from C; the C sample components need clang and wasi-libc.
+        need cc gcc libc6-dev
+        need clang clang
+        need wasm-ld lld
+        need_file /usr/lib/wasm32-wasi/libc.a wasi-libc
+        ;;
+    demo)
+        # busybox-static cannot be installed beside busybox: scripts/busybox-layout.sh downloads it.
+        need umoci umoci
+        need runc runc
+        need sha256sum coreutils
+        need gzip gzip
+        ;;
+    test)
+        need docker-registry docker-registry
+        need skopeo skopeo
+        need mmdebstrap mmdebstrap
+        need chroot coreutils
+        need bzip2 bzip2
+        need xz xz-utils
+        need zstd zstd
+        need git git
+        ;;
+    lint) ;;
+    *)
+        echo "setup.sh: unknown part \`$part\`: expected build, demo, test or lint" >&2
+        exit 2
+        ;;
+    esac
+done
+
+if [ ${#packages[@]} -gt 0 ]; then
+    echo "installing: ${packages[*]}" >&2
+    # Package lists may be absent (containers) or old; install first, and update only if that fails.
+    if ! as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -q --no-install-recommends "${packages[@]}"; then
+        as_root apt-get update -q
+        as_root env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -q --no-install-recommends "${packages[@]}"
+    fi
+fi
+
+# The target of the components: rustup's, or else Debian's compiler, which brings its own.
+sysroot=$(rustc --print sysroot)
+if [ ! -d "$sysroot/lib/rustlib/wasm32-wasip2" ]; then
+    if command -v rustup >/dev/null && rustup target add wasm32-wasip2 >&2; then
+        :
+    elif [ ! -d /usr/lib/rustlib/wasm32-wasip1 ] && [ ! -d /usr/lib/rustlib/wasm32-wasi ] ||
+        [ ! -d /usr/lib/rustlib/src/rust ] && [ ! -d /usr/src/rustc-web ]; then
+        echo "rustup has no wasm32-wasip2: installing Debian's compiler for the components" >&2
+        as_root apt-get install -y -q --no-install-recommends rustc-web rust-web-src wasi-libc
+    fi
+fi
+
+for part in "$@"; do
+    if [ "$part" = lint ]; then
+        # cargo deny is a program of its own; scripts/deny.sh says so when it is missing.
+        rustup component list --installed 2>/dev/null | grep -q clippy ||
+            rustup component add clippy rustfmt >&2 || true
+    fi
+done

@@ -1,0 +1,351 @@
+//! Drives the built `cofferdam` binary: each test with a state directory of its own, with
+//! everything that the program printed kept for the assertions.
+
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::progress::{self, Event, Step};
+
+/// Exit codes of the program, as `cofferdam build --help` documents them.
+pub mod exit {
+    /// The build succeeded.
+    pub const OK: i32 = 0;
+    /// A step of the build failed.
+    pub const BUILD: i32 = 1;
+    /// The request was wrong: a bad Dockerfile, a bad option.
+    pub const USER: i32 = 2;
+    /// A registry or the network failed.
+    pub const NETWORK: i32 = 3;
+    /// The configuration or the machine lacks something.
+    pub const CONFIGURATION: i32 = 4;
+    /// Interrupted by the user.
+    pub const INTERRUPTED: i32 = 130;
+}
+
+/// The program with one state directory. Dropping it asserts that nothing is left mounted there.
+pub struct Cofferdam {
+    binary: PathBuf,
+    home: TempDir,
+}
+
+impl Cofferdam {
+    /// Finds the binary and makes an empty state directory.
+    ///
+    /// The binary is `$COFFERDAM_BIN`, else the one that cargo built beside this test, else the
+    /// one of the other common profile.
+    ///
+    /// # Errors
+    /// There is no binary.
+    pub fn new() -> Result<Self> {
+        Ok(Self { binary: find_binary()?, home: tempfile::tempdir()? })
+    }
+
+    /// The state directory (`--root`).
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.home.path().join("state")
+    }
+
+    /// A `cofferdam` command with nothing of the user's environment but `PATH`.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.env_clear().env("NO_COLOR", "1").env("HOME", self.home.path());
+        command.env("DOCKER_CONFIG", self.home.path().join("docker"));
+        for name in ["PATH", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts to describe a build of a context.
+    #[must_use]
+    pub fn build(&self, context: &Path) -> Build {
+        let mut command = self.command();
+        command.arg("build").arg("--root").arg(self.root());
+        command.arg("--progress").arg("json").arg(context);
+        Build { command }
+    }
+
+    /// The mounts of this machine that lie below the state directory.
+    #[must_use]
+    pub fn mounts(&self) -> Vec<String> {
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let root = self.home.path().to_string_lossy().into_owned();
+        let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+        points.filter(|point| point.starts_with(&root)).map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Cofferdam {
+    fn drop(&mut self) {
+        let mounts = self.mounts();
+        for mount in &mounts {
+            // So that the temporary directory can go, whatever the verdict.
+            let _ = rustix::mount::unmount(mount.as_str(), rustix::mount::UnmountFlags::DETACH);
+        }
+        if !thread::panicking() {
+            assert!(mounts.is_empty(), "left mounted: {mounts:?}");
+        }
+    }
+}
+
+/// A build that is being described.
+pub struct Build {
+    command: Command,
+}
+
+impl Build {
+    /// Adds an argument as it is.
+    #[must_use]
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.command.arg(argument);
+        self
+    }
+
+    /// Adds an option with its value.
+    #[must_use]
+    pub fn option(self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.arg(name).arg(value)
+    }
+
+    /// Adds `--build-arg NAME=VALUE`.
+    #[must_use]
+    pub fn build_arg(self, name: &str, value: impl std::fmt::Display) -> Self {
+        self.option("--build-arg", format!("{name}={value}"))
+    }
+
+    /// Sets an environment variable of the program.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Runs the build to its end.
+    ///
+    /// # Errors
+    /// The binary cannot be started.
+    pub fn run(self) -> Result<Outcome> {
+        self.spawn()?.finish()
+    }
+
+    /// Starts the build.
+    ///
+    /// # Errors
+    /// The binary cannot be started.
+    pub fn spawn(mut self) -> Result<Running> {
+        let mut child =
+            self.command.spawn().with_context(|| format!("cannot start {:?}", self.command))?;
+        let (send, lines) = channel();
+        let stderr = child.stderr.take().expect("standard error is a pipe");
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+                // The receiver is gone when the test is: nobody to tell.
+                let _ = send.send(String::from_utf8_lossy(&line).into_owned());
+            }
+        });
+        let mut stdout = child.stdout.take().expect("standard output is a pipe");
+        let stdout = thread::spawn(move || {
+            let mut bytes = Vec::new();
+            stdout.read_to_end(&mut bytes).map(|_| bytes)
+        });
+        let outcome =
+            Outcome { code: None, stdout: Vec::new(), text: String::new(), events: vec![] };
+        Ok(Running { child, lines, stdout: Some(stdout), outcome })
+    }
+}
+
+/// A build that is under way. Dropping it kills the program, not what it started.
+pub struct Running {
+    child: Child,
+    lines: Receiver<String>,
+    stdout: Option<thread::JoinHandle<std::io::Result<Vec<u8>>>>,
+    outcome: Outcome,
+}
+
+impl Running {
+    /// Waits until a step has printed this text.
+    ///
+    /// # Errors
+    /// The program ended without; the error has what it said.
+    pub fn wait_for_log(&mut self, text: &str) -> Result<()> {
+        let mut log = String::new();
+        while !log.contains(text) {
+            let Ok(line) = self.lines.recv() else {
+                bail!("ended without printing {text:?}:\n{}", self.outcome.report());
+            };
+            if let Some(Event::Log { data, .. }) = self.outcome.record(&line) {
+                log.push_str(data);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the program the signal of Ctrl-C.
+    ///
+    /// # Errors
+    /// The program has ended.
+    pub fn interrupt(&self) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::INT)?)
+    }
+
+    /// Kills the program outright, as a crash would.
+    ///
+    /// # Errors
+    /// The program cannot be killed.
+    pub fn crash(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Waits for the end of the program.
+    ///
+    /// # Errors
+    /// The program cannot be waited for.
+    pub fn finish(mut self) -> Result<Outcome> {
+        while let Ok(line) = self.lines.recv() {
+            self.outcome.record(&line);
+        }
+        self.outcome.code = self.child.wait()?.code();
+        if let Some(Ok(read)) = self.stdout.take().map(thread::JoinHandle::join) {
+            self.outcome.stdout = read?;
+        }
+        Ok(std::mem::take(&mut self.outcome))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// How a build ended and everything that it said.
+#[derive(Default)]
+pub struct Outcome {
+    /// The exit code; nothing when a signal ended the program.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// The lines of standard error that are no progress events: messages for people.
+    pub text: String,
+    /// The progress events.
+    pub events: Vec<Event>,
+}
+
+impl Outcome {
+    fn record(&mut self, line: &str) -> Option<&Event> {
+        if let Ok(event) = serde_json::from_str(line) {
+            self.events.push(event);
+            return self.events.last();
+        }
+        self.text.push_str(line);
+        self.text.push('\n');
+        None
+    }
+
+    /// Asserts that the build succeeded.
+    #[must_use]
+    #[track_caller]
+    pub fn succeeded(self) -> Self {
+        self.ended(exit::OK)
+    }
+
+    /// Asserts that the program ended with this exit code.
+    #[must_use]
+    #[track_caller]
+    pub fn ended(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "exit code; the program said:\n{}", self.report());
+        self
+    }
+
+    /// Asserts that the messages for people contain each of these.
+    #[track_caller]
+    pub fn says(&self, parts: &[&str]) {
+        for part in parts {
+            assert!(self.text.contains(part), "no {part:?} in what it said:\n{}", self.report());
+        }
+    }
+
+    /// What became of each vertex.
+    #[must_use]
+    pub fn steps(&self) -> Vec<Step> {
+        progress::steps(&self.events)
+    }
+
+    /// The step with exactly this name.
+    ///
+    /// # Errors
+    /// There is no such step.
+    pub fn step(&self, name: &str) -> Result<Step> {
+        let mut steps = self.steps().into_iter();
+        let found = steps.find(|step| step.name == name);
+        found.with_context(|| format!("no step {name:?}:\n{}", self.report()))
+    }
+
+    /// The names of the steps that did work in this build, sorted. The frontend's own reads
+    /// (`[internal] ...`) and the export are not steps of the Dockerfile and are left out.
+    #[must_use]
+    pub fn executed(&self) -> Vec<String> {
+        let steps = self.steps().into_iter().filter(Step::executed).map(|step| step.name);
+        let mut names: Vec<String> =
+            steps.filter(|name| name.starts_with('[') && !name.starts_with("[internal]")).collect();
+        names.sort();
+        names
+    }
+
+    /// What the steps printed.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let data = self.events.iter().filter_map(|event| match event {
+            Event::Log { data, .. } => Some(data.as_str()),
+            _ => None,
+        });
+        data.collect()
+    }
+
+    /// Everything there is to say about this build, for a failed assertion.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let steps: String = self
+            .steps()
+            .iter()
+            .map(|step| match (&step.error, step.cached) {
+                (Some(error), _) => format!("  {}: {error}\n", step.name),
+                (None, true) => format!("  {} (cached)\n", step.name),
+                (None, false) => format!("  {}\n", step.name),
+            })
+            .collect();
+        format!("{}\nsteps:\n{steps}log:\n{}", self.text, self.log())
+    }
+}
+
+fn find_binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("COFFERDAM_BIN").filter(|path| !path.is_empty()) {
+        return Ok(PathBuf::from(path));
+    }
+    // TARGET/PROFILE/deps/TEST or TARGET/PROFILE/PROGRAM.
+    let test = std::env::current_exe()?;
+    let profile = test.ancestors().skip(1).find(|directory| !directory.ends_with("deps"));
+    let profile = profile.context("the test lies in no directory")?;
+    let target = profile.parent().context("the test lies in no target directory")?;
+    let candidates = [profile.to_owned(), target.join("release"), target.join("debug")];
+    let mut binaries = candidates.iter().map(|directory| directory.join("cofferdam"));
+    binaries.find(|path| path.is_file()).context(
+        "no cofferdam binary: build it with `cargo build -p cofferdam`, or set COFFERDAM_BIN",
+    )
+}

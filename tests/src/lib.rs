@@ -1,0 +1,24 @@
+//! The harness of Cofferdam's whole-program suites.
+//!
+//! It starts a real registry, makes base images out of Debian packages, drives the built
+//! `cofferdam` binary and reads back what came out of it. It knows the command line and the
+//! published formats (OCI, `--progress json`) and nothing of the engine's crates: what a user
+//! cannot see, these suites do not look at. The suites themselves are in `tests/e2e/`.
+
+pub mod apt;
+pub mod bases;
+pub mod cofferdam;
+pub mod command;
+pub mod context;
+pub mod faults;
+pub mod oci;
+pub mod progress;
+pub mod registry;
+pub mod tree;
+
+pub use cofferdam::{Build, Cofferdam, Outcome, Running};
+pub use context::Context;
+pub use faults::{Fault, FaultyRegistry};
+pub use oci::Layout;
+pub use registry::Registry;
+pub use tree::Tree;

@@ -1,0 +1,148 @@
+//! A real registry for the suites: Debian's `docker-registry` (CNCF distribution) on loopback,
+//! with its storage in a temporary directory, ended when the value is dropped.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use tempfile::TempDir;
+
+use crate::command::{command, run};
+use crate::oci::Layout;
+
+/// A running registry.
+pub struct Registry {
+    process: Child,
+    address: SocketAddr,
+    storage: TempDir,
+}
+
+impl Registry {
+    /// Starts a registry on a free port of 127.0.0.1 and waits until it answers.
+    ///
+    /// # Errors
+    /// `docker-registry` is not installed, or does not come up.
+    pub fn start() -> Result<Self> {
+        // The port is free when asked for, not when used: another test may get it in between.
+        for _ in 0..8 {
+            if let Some(registry) = Self::try_start()? {
+                return Ok(registry);
+            }
+        }
+        bail!("docker-registry did not come up on any of 8 ports")
+    }
+
+    fn try_start() -> Result<Option<Self>> {
+        let storage = tempfile::tempdir()?;
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let configuration = format!(
+            "version: 0.1\n\
+             log: {{level: warn, accesslog: {{disabled: true}}}}\n\
+             storage:\n  filesystem: {{rootdirectory: {storage:?}}}\n  delete: {{enabled: true}}\n\
+             http: {{addr: \"{address}\"}}\n",
+            storage = storage.path().join("data"),
+        );
+        let file = storage.path().join("config.yml");
+        fs::write(&file, configuration)?;
+        let log = fs::File::create(storage.path().join("log"))?;
+        let process = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot start docker-registry (Debian package docker-registry)")?;
+        let mut registry = Self { process, address, storage };
+        Ok(registry.answers()?.then_some(registry))
+    }
+
+    /// Whether the process came up: false when it ended, which is how a taken port shows.
+    fn answers(&mut self) -> Result<bool> {
+        let give_up = Instant::now() + Duration::from_secs(30);
+        while Instant::now() < give_up {
+            if self.process.try_wait()?.is_some() {
+                return Ok(false);
+            }
+            if http_get(self.address, "/v2/").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+            {
+                return Ok(true);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        bail!("docker-registry at {} does not answer:\n{}", self.address, self.log())
+    }
+
+    /// `127.0.0.1:PORT`.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The image reference of a repository here, such as `127.0.0.1:PORT/busybox:latest`.
+    #[must_use]
+    pub fn reference(&self, name: &str) -> String {
+        format!("{}/{name}", self.address)
+    }
+
+    /// Pushes a layout's one image or index as `name` (`repository:tag`).
+    ///
+    /// # Errors
+    /// skopeo is missing or the registry refuses.
+    pub fn push(&self, layout: &Layout, name: &str) -> Result<()> {
+        let from = format!("oci:{}", layout.path.display());
+        let to = format!("docker://{}", self.reference(name));
+        let options = ["--insecure-policy", "copy", "--quiet", "--all", "--dest-tls-verify=false"];
+        run(command("skopeo", options).args([from, to]))?;
+        Ok(())
+    }
+
+    /// Pulls `name` into a new layout at `path`, every platform of it.
+    ///
+    /// # Errors
+    /// skopeo is missing, or the registry has no such image.
+    pub fn pull(&self, name: &str, path: &Path) -> Result<Layout> {
+        let from = format!("docker://{}", self.reference(name));
+        let to = format!("oci:{}:latest", path.display());
+        let options = ["--insecure-policy", "copy", "--quiet", "--all", "--src-tls-verify=false"];
+        run(command("skopeo", options).args([from, to]))?;
+        Layout::open(path)
+    }
+
+    /// The digest that a tag points to.
+    ///
+    /// # Errors
+    /// The registry has no such tag.
+    pub fn digest(&self, name: &str) -> Result<String> {
+        let reference = format!("docker://{}", self.reference(name));
+        let options = ["inspect", "--raw", "--tls-verify=false"];
+        let manifest = run(command("skopeo", options).arg(reference))?;
+        Ok(crate::oci::digest_of(manifest.as_bytes()))
+    }
+
+    /// What the registry wrote to its log.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.storage.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        // A process that has already ended is as good as one that was killed.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn http_get(address: SocketAddr, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
