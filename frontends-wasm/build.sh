@@ -78,9 +78,12 @@ rust() {
     place "$build_dir/$target/guest/$(echo "$3" | tr - _).wasm" "$1"
 }
 
-# Leaves a file alone that is right already, so that what depends on it is not built again.
+# Leaves a file alone that is right already, so that what depends on it is not built again; else
+# replaces it at once, as several of these scripts may run at the same time.
 place() {
-    cmp -s "$1" "$out/$2.wasm" || { cp "$1" "$out/$2.tmp" && mv "$out/$2.tmp" "$out/$2.wasm"; }
+    cmp -s "$1" "$out/$2.wasm" && return 0
+    cp "$1" "$out/$2.$$.tmp"
+    mv "$out/$2.$$.tmp" "$out/$2.wasm"
 }
 
 for name in "$@"; do
@@ -90,8 +93,9 @@ for name in "$@"; do
     toml-image) rust "$name" "$root/examples/frontends/toml-image/Cargo.toml" toml-image ;;
     minimal-c)
         mkdir -p "$build_dir/minimal-c"
-        "$root/examples/frontends/minimal-c/build.sh" "$build_dir/minimal-c/minimal-c.wasm"
-        place "$build_dir/minimal-c/minimal-c.wasm" minimal-c
+        "$root/examples/frontends/minimal-c/build.sh" "$build_dir/minimal-c/$$.wasm"
+        place "$build_dir/minimal-c/$$.wasm" minimal-c
+        rm "$build_dir/minimal-c/$$.wasm"
         ;;
     *) fail "no guest is called '$name'" ;;
     esac

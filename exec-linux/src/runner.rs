@@ -16,6 +16,7 @@ use tokio::net::UnixStream;
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::authorize::{Authorized, authorize};
 use crate::cgroup::Hierarchies;
@@ -73,6 +74,8 @@ struct Shared {
     /// Distinguishes this runner's steps from those of other engines on the host.
     prefix: String,
     next: AtomicU64,
+    /// The steps that run, also those whose caller is gone.
+    steps: TaskTracker,
 }
 
 /// How much of a step's output is read at once.
@@ -115,6 +118,7 @@ impl Runner {
                 state_dir,
                 prefix: format!("{}-{started:x}", std::process::id()),
                 next: AtomicU64::new(0),
+                steps: TaskTracker::new(),
             }),
         })
     }
@@ -137,12 +141,22 @@ impl Runner {
         let step = authorize(step)?;
         let cancel = cancel.child_token();
         // A task of its own, so that the step is seen to its end when this future is dropped.
-        let task = tokio::spawn(supervise(self.shared.clone(), step, output, cancel.clone()));
+        let task = self.shared.steps.spawn(supervise(self.shared.clone(), step, output, cancel.clone()));
         let _kill_on_drop = cancel.drop_guard();
         match task.await {
             Ok(result) => result,
             Err(error) => Err(Error::HelperLost(error.to_string())),
         }
+    }
+}
+
+impl Runner {
+    /// Waits until every step has ended with all its processes, also the killed ones. Steps may
+    /// be run again afterwards.
+    pub async fn idle(&self) {
+        self.shared.steps.close();
+        self.shared.steps.wait().await;
+        self.shared.steps.reopen();
     }
 }
 

@@ -1,1 +1,27 @@
-//! Placeholder.
+//! Puts the rooms together: one [`Engine::build`] takes a request and a session, runs the
+//! frontend, solves its graph with the concrete ops, and exports the result.
+//!
+//! **Invariant:** it never knows the terminal, the environment or the home directory: everything
+//! is passed in.
+
+mod cache;
+mod engine;
+mod error;
+mod exec;
+mod export;
+mod file;
+mod gateway;
+mod graph;
+mod progress;
+mod request;
+mod source;
+mod trees;
+mod vertex;
+
+pub use cofferdam_component::{Limits, Warning};
+pub use cofferdam_export::{Compression, ImageOptions};
+pub use cofferdam_solver::{Event, EventKind, Outcome, Status, Stream};
+pub use engine::{Config, Engine};
+pub use error::{Error, Excerpt, Failure, Kind};
+pub use progress::{BuildEvent, Sink};
+pub use request::{Destination, Entitlements, Export, Exported, FrontendChoice, Request, Response};

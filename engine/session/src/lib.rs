@@ -61,9 +61,6 @@ mod tests {
         let session = LocalSession::default().lend("context", Path::new("/src"));
         assert_eq!(session.directory("context"), Ok("/src".into()));
         let error = session.directory("secrets").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the client lends no directory `secrets`; it lends: context"
-        );
+        assert_eq!(error.to_string(), "the client lends no directory `secrets`; it lends: context");
     }
 }

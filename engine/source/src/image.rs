@@ -108,8 +108,7 @@ impl ImageSource {
     /// # Errors
     /// When the image does not exist, has nothing for the platform, or cannot be fetched.
     pub async fn resolve(&self, origin: &Origin, platform: &Platform) -> Result<ResolvedImage> {
-        let wrong =
-            |reason: String| Error::Image { image: origin.name(), reason };
+        let wrong = |reason: String| Error::Image { image: origin.name(), reason };
         let root = self.root(origin).await?;
         let mut raw = root.clone();
         for _ in 0..MAX_DEPTH {
@@ -158,14 +157,15 @@ impl ImageSource {
         image: &ResolvedImage,
         progress: Arc<dyn Fn(&Digest, u64, u64) + Send + Sync>,
     ) -> Result<Snapshot> {
-        let layers: Vec<LayerId> =
-            futures::stream::iter(image.manifest.layers.iter().zip(&image.diff_ids))
-                .map(|(descriptor, diff_id)| {
-                    self.layer(origin.clone(), descriptor.clone(), *diff_id, progress.clone())
-                })
-                .buffered(CONCURRENT_LAYERS)
-                .try_collect()
-                .await?;
+        let layers: Vec<_> =
+            image.manifest.layers.iter().cloned().zip(image.diff_ids.iter().copied()).collect();
+        let layers: Vec<LayerId> = futures::stream::iter(layers)
+            .map(|(descriptor, diff_id)| {
+                self.layer(origin.clone(), descriptor, diff_id, progress.clone())
+            })
+            .buffered(CONCURRENT_LAYERS)
+            .try_collect()
+            .await?;
         Ok(Snapshot(layers.into()))
     }
 
@@ -260,10 +260,8 @@ impl ImageSource {
             let mut tee = Tee { receiver, chunk: Bytes::new(), writer };
             let unpacked = unpack(&store, &name, &mut tee, Some(&diff_id))?;
             // What follows the compressed archive belongs to the blob's digest too.
-            io::copy(&mut tee, &mut io::sink()).map_err(|error| Error::Layer {
-                layer: name.clone(),
-                reason: error.to_string(),
-            })?;
+            io::copy(&mut tee, &mut io::sink())
+                .map_err(|error| Error::Layer { layer: name.clone(), reason: error.to_string() })?;
             let (digest, size) = tee.writer.commit(Some(&blob.digest))?;
             let record = LayerBlob {
                 diff_id,
@@ -272,6 +270,7 @@ impl ImageSource {
                 media_type: blob.media_type,
                 origin: repository,
             };
+            store.save_layer_content(unpacked.layer.id, &diff_id)?;
             store.save_layer_blob(unpacked.layer.id, "original", &record)?;
             store.save_diff_id(&diff_id, unpacked.layer.id)?;
             Ok::<_, Error>(unpacked.layer.id)

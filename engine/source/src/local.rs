@@ -11,8 +11,8 @@ use cofferdam_patterns::{Glob, Matcher, ParentMatch, has_wildcard};
 use cofferdam_store::{Attributes, Name, Node, NodeKind, Regular, Store};
 use cofferdam_types::Digest;
 
-use crate::error::IoContext;
 use crate::Result;
+use crate::error::IoContext;
 
 /// How many symlinks a followed path may lead through.
 const MAX_LINKS: usize = 255;
@@ -243,10 +243,10 @@ impl Walk {
         let itself = is_included && !is_excluded;
         let kind = metadata.file_type();
         if kind.is_dir() {
-            let include_below =
-                self.include.as_ref().is_none_or(|include| {
-                    is_included || include.may_match_below(inside, &included)
-                });
+            let include_below = self
+                .include
+                .as_ref()
+                .is_none_or(|include| is_included || include.may_match_below(inside, &included));
             if !include_below || is_excluded && !self.exclude.may_except_below(inside) {
                 return Ok(None);
             }
@@ -292,10 +292,7 @@ fn attributes(path: &Path, metadata: &Metadata) -> Attributes {
         mode: metadata.mode() & 0o7777,
         uid: 0,
         gid: 0,
-        mtime: metadata
-            .mtime()
-            .saturating_mul(1_000_000_000)
-            .saturating_add(metadata.mtime_nsec()),
+        mtime: metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()),
         xattrs: xattrs(path),
     }
 }
@@ -333,7 +330,8 @@ mod tests {
         let root = dir.path().join("context");
         fs::create_dir(&root).unwrap();
         for file in files {
-            let (path, target) = file.split_once(" -> ").map_or((*file, None), |(a, b)| (a, Some(b)));
+            let (path, target) =
+                file.split_once(" -> ").map_or((*file, None), |(a, b)| (a, Some(b)));
             let path = root.join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             match target {
@@ -388,7 +386,8 @@ mod tests {
 
     #[test]
     fn ignored_directories_keep_their_exceptions() {
-        let filter = Filter { exclude: strings(&["out", "!out/keep", "*.md"]), ..Filter::default() };
+        let filter =
+            Filter { exclude: strings(&["out", "!out/keep", "*.md"]), ..Filter::default() };
         check(
             &["out/a", "out/keep/b", "out2/c", "d.md", "e"],
             &filter,
@@ -406,7 +405,8 @@ mod tests {
 
     #[test]
     fn followed_paths_bring_their_links() {
-        let filter = Filter { follow: strings(&["src/*.c", "conf", "missing"]), ..Filter::default() };
+        let filter =
+            Filter { follow: strings(&["src/*.c", "conf", "missing"]), ..Filter::default() };
         check(
             &["src/a.c", "src/b.h", "conf -> /real/conf", "real/conf/x", "other"],
             &filter,

@@ -423,10 +423,8 @@ fn get_mut<'a>(root: &'a mut Node, path: &[u8]) -> Option<&'a mut Node> {
 
 /// The components of an entry's name; the root has none.
 fn split(path: &[u8]) -> Result<Vec<&[u8]>, Problem> {
-    let names: Vec<&[u8]> = path
-        .split(|byte| *byte == b'/')
-        .filter(|name| !name.is_empty() && *name != b".")
-        .collect();
+    let names: Vec<&[u8]> =
+        path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".").collect();
     if names.contains(&b"..".as_slice()) {
         return Err(Problem::Archive("its name contains `..`".into()));
     }

@@ -65,7 +65,8 @@ impl Store {
     /// When no file can be made.
     pub fn new_blob(&self) -> Result<BlobWriter> {
         let tmp = self.tmp_dir();
-        let file = NamedTempFile::with_prefix_in("blob-", tmp).io("cannot create a file in", tmp)?;
+        let file =
+            NamedTempFile::with_prefix_in("blob-", tmp).io("cannot create a file in", tmp)?;
         Ok(BlobWriter { file, hasher: Hasher::new(), size: 0, store: self.clone() })
     }
 

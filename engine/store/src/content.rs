@@ -31,6 +31,8 @@ struct Hashing<'a> {
 }
 
 /// Digests the selected parts of a tree, in order. A path that does not exist counts as such.
+/// Where a part lies does not count, only its own name where a pattern found it: a copy of a file
+/// that was moved is the same copy.
 ///
 /// # Errors
 /// When a file cannot be read.
@@ -38,9 +40,11 @@ pub fn hash_tree(tree: &Tree, selections: &[Selection]) -> Result<Digest> {
     let hashing = Hashing { store: tree.store() };
     let mut hasher = Hasher::new();
     for selection in selections {
-        hasher.field(&selection.path);
-        for (path, found) in select(tree, selection) {
-            hasher.field(path);
+        let parts = select(tree, selection);
+        hasher.update((parts.len() as u64).to_le_bytes());
+        for (path, found) in parts {
+            let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+            hasher.field(if selection.wildcard { name } else { b"" });
             hasher.update(hashing.found(&found)?.as_bytes());
         }
     }
@@ -77,7 +81,10 @@ fn select<'a>(tree: &'a Tree, selection: &Selection) -> Vec<(Vec<u8>, Found<'a>)
         return matches;
     }
     // A symlink that matched is followed as if it had been named.
-    matches.into_iter().map(|(path, found)| tree.resolve(&path, true).unwrap_or((path, found))).collect()
+    matches
+        .into_iter()
+        .map(|(path, found)| tree.resolve(&path, true).unwrap_or((path, found)))
+        .collect()
 }
 
 impl Hashing<'_> {

@@ -77,8 +77,7 @@ pub(crate) fn open(root: &Path) -> Result<Connection> {
     let format = |db: &Connection| db.query_row("PRAGMA user_version", [], |row| row.get(0));
     if format(&db)? == 0i64 {
         // Another process may be doing the same: the lock decides, then look again.
-        let transaction =
-            db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let transaction = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         if format(&transaction)? == 0i64 {
             transaction.execute_batch(SCHEMA)?;
             transaction.pragma_update(None, "user_version", FORMAT)?;

@@ -80,17 +80,19 @@ impl Store {
 
     fn commit(&self, id: LayerId, dir: TempDir, root: Node) -> Result<Arc<Layer>> {
         let manifest = dir.path().join("manifest");
-        let bytes = postcard::to_stdvec(&root)
-            .map_err(|error| Error::Damaged { path: manifest.clone(), reason: error.to_string() })?;
+        let bytes = postcard::to_stdvec(&root).map_err(|error| Error::Damaged {
+            path: manifest.clone(),
+            reason: error.to_string(),
+        })?;
         fs::write(&manifest, bytes).io("cannot write", &manifest)?;
         let target = self.layer_path(id);
         fs::rename(dir.path(), &target).io("cannot move a layer to", &target)?;
         // The directory is at its place now; nothing is left to remove.
         let _ = dir.keep();
-        self.db().execute("INSERT INTO layers (id, created) VALUES (?1, ?2)", params![
-            id.0,
-            db::now()
-        ])?;
+        self.db().execute(
+            "INSERT INTO layers (id, created) VALUES (?1, ?2)",
+            params![id.0, db::now()],
+        )?;
         Ok(self.remember(Layer { id, root }))
     }
 }

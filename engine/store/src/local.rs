@@ -29,7 +29,8 @@ pub struct StatKey {
 impl StatKey {
     /// Takes what is needed from a file's metadata.
     pub fn of(metadata: &fs::Metadata) -> Self {
-        let nanos = |seconds: i64, nanos: i64| seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos);
+        let nanos =
+            |seconds: i64, nanos: i64| seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos);
         Self {
             dev: metadata.dev(),
             ino: metadata.ino(),

@@ -60,9 +60,8 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn write(&mut self, path: &Path, node: &Node) -> Result<()> {
         let mode = Mode::from_raw_mode(node.attributes.mode);
-        let special = |kind, device| {
-            mknodat(CWD, path, kind, mode, device).io("cannot create", path)
-        };
+        let special =
+            |kind, device| mknodat(CWD, path, kind, mode, device).io("cannot create", path);
         match &node.kind {
             NodeKind::Directory(directory) => {
                 fs::DirBuilder::new().mode(0o700).create(path).io("cannot create", path)?;

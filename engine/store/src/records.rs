@@ -58,6 +58,17 @@ impl Store {
         Ok(query.query_row([key.as_bytes()], row).optional()?)
     }
 
+    /// Looks a result up by its identity.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn record_by_identity(&self, identity: &Digest) -> Result<Option<Record>> {
+        let db = self.db();
+        let mut query = db.prepare_cached("SELECT identity, value FROM records WHERE identity = ?1")?;
+        let row = |row: &Row<'_>| Ok(Record { identity: digest(row, 0)?, value: row.get(1)? });
+        Ok(query.query_row([identity.as_bytes()], row).optional()?)
+    }
+
     /// Stores a result under its keys. A result with the same identity is replaced, and all keys
     /// that led to it lead to the new one.
     ///
@@ -104,9 +115,11 @@ impl Store {
     pub fn layer_by_diff_id(&self, diff_id: &Digest) -> Result<Option<LayerId>> {
         let layer = self
             .db()
-            .query_row("SELECT layer FROM diff_ids WHERE diff_id = ?1", [diff_id.as_bytes()], |row| {
-                row.get(0).map(LayerId)
-            })
+            .query_row(
+                "SELECT layer FROM diff_ids WHERE diff_id = ?1",
+                [diff_id.as_bytes()],
+                |row| row.get(0).map(LayerId),
+            )
             .optional()?;
         Ok(layer.filter(|id| self.layer_path(*id).exists()))
     }
@@ -179,15 +192,12 @@ impl Store {
     /// The digest of a layer's file that was computed before.
     pub(crate) fn file_digest(&self, layer: LayerId, path: &[u8]) -> Result<Option<Digest>> {
         let db = self.db();
-        let mut query = db
-            .prepare_cached("SELECT digest FROM file_digests WHERE layer = ?1 AND path = ?2")?;
+        let mut query =
+            db.prepare_cached("SELECT digest FROM file_digests WHERE layer = ?1 AND path = ?2")?;
         Ok(query.query_row(params![layer.0, path], |row| digest(row, 0)).optional()?)
     }
 
-    pub(crate) fn save_file_digests(
-        &self,
-        digests: &[(LayerId, Box<[u8]>, Digest)],
-    ) -> Result<()> {
+    pub(crate) fn save_file_digests(&self, digests: &[(LayerId, Box<[u8]>, Digest)]) -> Result<()> {
         let mut db = self.db();
         let transaction = db.transaction()?;
         for (layer, path, digest) in digests {
@@ -199,6 +209,17 @@ impl Store {
         Ok(transaction.commit()?)
     }
 
+    /// When a layer was made, in seconds since 1970.
+    ///
+    /// # Errors
+    /// When the layer is not there or the database fails.
+    pub fn layer_created(&self, layer: LayerId) -> Result<i64> {
+        let db = self.db();
+        let mut query = db.prepare_cached("SELECT created FROM layers WHERE id = ?1")?;
+        let created = query.query_row([layer.0], |row| row.get(0)).optional()?;
+        created.ok_or(crate::Error::NoLayer(layer))
+    }
+
     /// The content digest of a layer alone, computed before.
     ///
     /// # Errors
@@ -206,7 +227,8 @@ impl Store {
     pub fn layer_content(&self, layer: LayerId) -> Result<Option<Digest>> {
         let db = self.db();
         let mut query = db.prepare_cached("SELECT content FROM layers WHERE id = ?1")?;
-        let content = query.query_row([layer.0], |row| row.get::<_, Option<[u8; 32]>>(0)).optional()?;
+        let content =
+            query.query_row([layer.0], |row| row.get::<_, Option<[u8; 32]>>(0)).optional()?;
         Ok(content.flatten().map(Digest::from_bytes))
     }
 
@@ -215,10 +237,10 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub fn save_layer_content(&self, layer: LayerId, content: &Digest) -> Result<()> {
-        self.db().execute("UPDATE layers SET content = ?2 WHERE id = ?1", params![
-            layer.0,
-            content.as_bytes()
-        ])?;
+        self.db().execute(
+            "UPDATE layers SET content = ?2 WHERE id = ?1",
+            params![layer.0, content.as_bytes()],
+        )?;
         Ok(())
     }
 

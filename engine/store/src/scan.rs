@@ -10,9 +10,7 @@ use std::path::Path;
 use rustix::fs::{lgetxattr, llistxattr};
 
 use crate::error::IoContext;
-use crate::{
-    Attributes, Content, Directory, LayerDir, LayerId, Node, NodeKind, Regular, Result,
-};
+use crate::{Attributes, Content, Directory, LayerDir, LayerId, Node, NodeKind, Regular, Result};
 
 /// Extended attributes that overlayfs uses for itself.
 const OVERLAY: [&str; 2] = ["trusted.overlay.", "user.overlay."];
@@ -44,7 +42,10 @@ impl Scan {
             mode: metadata.mode() & 0o7777,
             uid: metadata.uid(),
             gid: metadata.gid(),
-            mtime: metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()),
+            mtime: metadata
+                .mtime()
+                .saturating_mul(1_000_000_000)
+                .saturating_add(metadata.mtime_nsec()),
             xattrs,
         };
         let device = metadata.rdev();
@@ -94,7 +95,8 @@ impl Scan {
 
     /// Extended attributes without overlayfs's own, and whether the directory is opaque.
     fn xattrs(&mut self, path: &Path) -> Result<(Vec<(String, Vec<u8>)>, bool)> {
-        let length = llistxattr(path, &mut self.buffer[..]).io("cannot list attributes of", path)?;
+        let length =
+            llistxattr(path, &mut self.buffer[..]).io("cannot list attributes of", path)?;
         if length == 0 {
             return Ok((Vec::new(), false));
         }

@@ -10,7 +10,9 @@ use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
 use crate::error::IoContext;
-use crate::{Content, Error, Layer, LayerId, Node, OpenFile, PackId, Regular, Result, Snapshot, Tree, db};
+use crate::{
+    Content, Error, Layer, LayerId, Node, OpenFile, PackId, Regular, Result, Snapshot, Tree, db,
+};
 
 /// A state directory. Cloning is cheap; clones share everything.
 ///
@@ -176,8 +178,7 @@ impl Store {
     }
 
     fn pack_file(&self, pack: PackId) -> Result<Arc<File>> {
-        let mut packs =
-            self.inner.packs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut packs = self.inner.packs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(file) = packs.get(&pack) {
             return Ok(file.clone());
         }

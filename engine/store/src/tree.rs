@@ -109,10 +109,9 @@ impl Tree {
     /// When the path is not there, is not a regular file, or cannot be read.
     pub fn open(&self, path: &[u8]) -> Result<OpenFile> {
         let (_, found) = self.resolve(path, true)?;
-        let regular = found.regular().ok_or_else(|| Error::WrongKind {
-            path: display(path),
-            expected: "regular file",
-        })?;
+        let regular = found
+            .regular()
+            .ok_or_else(|| Error::WrongKind { path: display(path), expected: "regular file" })?;
         self.store.open_content(regular)
     }
 
@@ -184,9 +183,7 @@ impl<'a> Found<'a> {
 
     /// What is in this directory under `name`.
     pub fn child(&self, name: &[u8]) -> Option<Found<'a>> {
-        Found::merge(
-            self.nodes.iter().filter_map(|node| node.as_directory()?.children.get(name)),
-        )
+        Found::merge(self.nodes.iter().filter_map(|node| node.as_directory()?.children.get(name)))
     }
 
     /// Everything in this directory, in byte order of the names.

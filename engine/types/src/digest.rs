@@ -151,7 +151,9 @@ mod tests {
     #[test]
     fn anything_else_is_refused() {
         let upper = format!("sha256:{}", "A".repeat(64));
-        for bad in ["", "sha256:", "sha256:..", "sha512:aa", "../x:aa", &upper, &"x".repeat(1 << 20)] {
+        for bad in
+            ["", "sha256:", "sha256:..", "sha512:aa", "../x:aa", &upper, &"x".repeat(1 << 20)]
+        {
             let error = bad.parse::<Digest>().unwrap_err();
             assert!(error.text.chars().count() <= 80);
         }

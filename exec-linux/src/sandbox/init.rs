@@ -28,6 +28,8 @@ pub struct Context<'a> {
     pub mounted: &'a Mounted,
     /// The step's cgroups.
     pub cgroup: &'a Leaf,
+    /// Whether this process is in the unified cgroup already.
+    pub in_cgroup: bool,
     /// Whether the cgroup restricts devices.
     pub devices_guarded: bool,
     /// Where failures are reported.
@@ -65,8 +67,9 @@ fn prepare_and_exec(context: &Context<'_>) -> Result<std::convert::Infallible> {
     let step = &context.order.step;
     let insecure = step.security == Security::Insecure;
     die_with_monitor(&context.monitor)?;
-    // In case clone could not do it.
-    context.cgroup.enter_unified().doing(|| "entering the cgroup".to_owned())?;
+    if !context.in_cgroup {
+        context.cgroup.enter_unified().doing(|| "entering the cgroup".to_owned())?;
+    }
     context.cgroup.enter_v1().doing(|| "entering the cgroup".to_owned())?;
     // SAFETY: one thread, and this flag shares or unshares no descriptors.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }

@@ -191,8 +191,17 @@ fn run(
 ) -> Result<Report> {
     let monitor = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
         .doing(|| "opening the helper's own process".to_owned())?;
-    let Some(child) = clone_init(cgroup.unified()).doing(|| "starting pid 1".to_owned())? else {
-        init::run(init::Context { order, mounted, cgroup, devices_guarded, socket, monitor })
+    let child = match clone_init(cgroup.unified()).doing(|| "starting pid 1".to_owned())? {
+        Cloned::Parent(child) => child,
+        Cloned::Child { in_cgroup } => init::run(init::Context {
+            order,
+            mounted,
+            cgroup,
+            in_cgroup,
+            devices_guarded,
+            socket,
+            monitor,
+        }),
     };
     // The step's output must end with the step.
     for standard in [1, 2] {
@@ -228,9 +237,20 @@ fn run(
     })
 }
 
+/// On which side of the clone this process is.
+enum Cloned {
+    /// The monitor, with the child's pidfd.
+    Parent(OwnedFd),
+    /// Pid 1 of a new pid namespace.
+    Child {
+        /// Whether it was born in the unified cgroup. To move a process later takes 10 to 20 ms,
+        /// for the kernel waits until no process of the host is being forked.
+        in_cgroup: bool,
+    },
+}
+
 /// Clones this process as pid 1 of a new pid namespace, in the given cgroup if that is possible.
-/// Returns the child's pidfd, or `None` in the child.
-fn clone_init(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Option<OwnedFd>> {
+fn clone_init(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     match clone(cgroup) {
         Err(_) if cgroup.is_some() => clone(None),
         result => result,
@@ -240,7 +260,7 @@ fn clone_init(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Option<OwnedFd>> {
 /// `CLONE_INTO_CGROUP` of linux/sched.h; libc's constant is too narrow for it.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
-fn clone(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Option<OwnedFd>> {
+fn clone(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     let mut pidfd: RawFd = -1;
     // SAFETY: all-zero bytes are a valid `clone_args`.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -258,8 +278,8 @@ fn clone(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Option<OwnedFd>> {
         unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
     match result {
         -1 => Err(io::Error::last_os_error()),
-        0 => Ok(None),
+        0 => Ok(Cloned::Child { in_cgroup: cgroup.is_some() }),
         // SAFETY: the kernel has just made the descriptor for us.
-        _ => Ok(Some(unsafe { OwnedFd::from_raw_fd(pidfd) })),
+        _ => Ok(Cloned::Parent(unsafe { OwnedFd::from_raw_fd(pidfd) })),
     }
 }

@@ -46,12 +46,13 @@ const EPERM: u32 = 0x0005_0001;
 const ENOSYS: u32 = 0x0005_0026;
 
 /// The architectures with their `AUDIT_ARCH_*`, column of the table, and highest numbers to try.
-const ARCHES: [(Native, u32, usize, u32, u32); 5] = [
+const ARCHES: [(Native, u32, usize, u32, u32); 6] = [
     (Native::X86_64, 0xc000_003e, 2, 0, 1100),
     (Native::X86_64, 0x4000_0003, 3, 0, 1100),
     (Native::X86_64, 0xc000_003e, 4, 0x4000_0000, 0x4000_0000 + 1100),
     (Native::Aarch64, 0xc000_00b7, 5, 0, 1100),
-    (Native::Aarch64, 0x4000_0028, 6, 0, 0xf_0010),
+    (Native::Aarch64, 0x4000_0028, 6, 0, 1100),
+    (Native::Aarch64, 0x4000_0028, 6, 0xf_0000, 0xf_0010),
 ];
 
 fn samples() -> Vec<u64> {
@@ -277,7 +278,7 @@ fn libseccomp(token: u32, column: usize) -> Vec<Instruction> {
 
 #[test]
 fn libseccomp_gives_the_same_answers() {
-    let tokens = [0xc000_003e, 0x4000_0003, 0x4000_003e, 0xc000_00b7, 0x4000_0028];
+    let tokens = [0xc000_003e, 0x4000_0003, 0x4000_003e, 0xc000_00b7, 0x4000_0028, 0x4000_0028];
     for ((native, arch, column, first, last), token) in ARCHES.into_iter().zip(tokens) {
         let ours = filter(native);
         // For 32-bit architectures, x32 too, libseccomp does not look at the upper half.

@@ -86,6 +86,7 @@ pub trait Host {
     ///
     /// # Errors
     /// When a message is not a valid op.
+    #[expect(clippy::wrong_self_convention, reason = "the name is that of the WIT function")]
     fn from_definition(&self, definition: &[Vec<u8>]) -> Result<Option<Self::Output>, HostError>;
 
     /// Registers a source file; returns the number for [`SourceRange::source`].

@@ -79,7 +79,7 @@ macro_rules! export_frontend {
                 }
             }
 
-            $crate::wasm::bindings::export!(Component with_types_in $crate::wasm::bindings);
+    $crate::wasm::bindings::export!(Component with_types_in $crate::wasm::bindings);
         };
     };
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::{self as sdk, Frontend, Host, HostError, Platform};
 
 /// What `wit-bindgen` makes of the contract.
-#[expect(missing_docs, reason = "the documentation is in the WIT files")]
+#[expect(missing_docs, clippy::too_many_arguments, reason = "generated from the WIT files")]
 pub mod bindings {
     wit_bindgen::generate!({
         path: "../../wit/frontend",

@@ -6,14 +6,18 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use cofferdam_component::{
-    Component, FileKind, FileStat, Frontend, FrontendHost, HostError, Limits, LogStream,
-    ResolveMode, ResolvedImage, Runtime, Snapshot, Subgraph, TreePath, Warning,
+    BuildResult, Component, FileKind, FileStat, Frontend, FrontendHost, HostError, Limits,
+    LogStream, PlatformResult, ResolveMode, ResolvedImage, Runtime, Snapshot, Subgraph, TreePath,
+    Warning,
 };
-use cofferdam_llb::{Edge, Graph, OpMetadata, Source, build};
+use cofferdam_llb::{Edge, Graph, OpKind, OpMetadata, Source, Vertex, build};
 use cofferdam_types::{Digest, Platform};
 
 /// The bytes of a guest: from `COFFERDAM_TEST_GUESTS`, or built now.
 pub fn guest(name: &str) -> Vec<u8> {
+    // One build at a time: parallel ones of the same guest could replace what the other copies.
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _building = BUILDING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let directory = match std::env::var_os("COFFERDAM_TEST_GUESTS") {
         Some(directory) => PathBuf::from(directory),
@@ -41,14 +45,20 @@ pub fn frontend(limits: Limits, name: &str) -> Frontend {
 }
 
 /// Answers from memory, and writes down what it was asked.
-#[derive(Default)]
 pub struct FakeHost {
-    pub asked: Mutex<Vec<String>>,
+    asked: Mutex<Vec<String>>,
+    /// What every tree that is built has in it.
+    files: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl FakeHost {
     pub fn new() -> Arc<Self> {
-        Arc::default()
+        Self::with("/etc/motd", "hello\n")
+    }
+
+    pub fn with(path: &str, data: &str) -> Arc<Self> {
+        let files = [(path.into(), data.into())].into();
+        Arc::new(Self { asked: Mutex::default(), files })
     }
 
     pub fn asked(&self) -> Vec<String> {
@@ -58,6 +68,26 @@ impl FakeHost {
     fn ask(&self, what: String) {
         self.asked.lock().unwrap().push(what);
     }
+}
+
+/// The ops that the only result needs, one in a line.
+pub fn show(result: &BuildResult) -> String {
+    let [PlatformResult { output: Some(edge), .. }] = &result.results[..] else {
+        panic!("expected one result with an output: {result:?}")
+    };
+    let line = |vertex: &Arc<Vertex>| {
+        let platform = vertex.op.platform.as_ref().map(ToString::to_string).unwrap_or_default();
+        let kind = match &vertex.op.kind {
+            OpKind::Source(_) => "source",
+            OpKind::Exec(_) => "exec",
+            OpKind::File(_) => "file",
+            OpKind::Merge(_) => "merge",
+            OpKind::Diff(_) => "diff",
+            OpKind::Build(_) | OpKind::Passthrough(_) => "other",
+        };
+        format!("{kind} [{platform}] of {}: {}\n", vertex.op.inputs.len(), vertex.name())
+    };
+    result.graph.reachable(edge).into_iter().map(line).collect()
 }
 
 fn subgraph(identifier: &str) -> Subgraph {
@@ -95,7 +125,7 @@ impl FrontendHost for FakeHost {
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         let located = source.locations.contains_key(&edge.vertex);
         self.ask(format!("solve {} (located: {located})", graph.get(&edge.vertex).unwrap().name()));
-        Ok(Arc::new(Motd))
+        Ok(Arc::new(Files(self.files.clone())))
     }
 
     async fn named_input(&self, name: &str) -> Result<Option<Subgraph>, HostError> {
@@ -122,48 +152,46 @@ impl FrontendHost for FakeHost {
     }
 }
 
-/// A tree with nothing but `/etc/motd`.
-struct Motd;
+/// A tree of regular files by their paths.
+struct Files(BTreeMap<Vec<u8>, Vec<u8>>);
 
-const MOTD: &[u8] = b"hello\n";
-
-fn motd() -> FileStat {
+fn stat(path: &[u8], data: &[u8]) -> FileStat {
     FileStat {
-        name: b"motd".to_vec(),
+        name: path.rsplit(|byte| *byte == b'/').next().unwrap().to_vec(),
         kind: FileKind::Regular,
         mode: 0o644,
         uid: 0,
         gid: 0,
-        size: MOTD.len() as u64,
+        size: data.len() as u64,
         mtime: 0,
         link_target: None,
     }
 }
 
+impl Files {
+    fn get(&self, path: &TreePath) -> Result<&Vec<u8>, HostError> {
+        self.0.get(path.as_bytes()).ok_or_else(|| HostError::NotFound(path.to_string()))
+    }
+}
+
 #[async_trait::async_trait]
-impl Snapshot for Motd {
+impl Snapshot for Files {
     async fn read_file(
         &self,
         path: &TreePath,
         offset: u64,
         max: u32,
     ) -> Result<Vec<u8>, HostError> {
-        self.stat_file(path).await?;
-        let rest = MOTD.get(offset as usize..).unwrap_or_default();
+        let rest = self.get(path)?.get(offset as usize..).unwrap_or_default();
         Ok(rest[..rest.len().min(max as usize)].to_vec())
     }
 
     async fn read_dir(&self, path: &TreePath, _: &str) -> Result<Vec<FileStat>, HostError> {
-        match path.as_bytes() {
-            b"/etc" => Ok(vec![motd()]),
-            _ => Err(HostError::NotFound(path.to_string())),
-        }
+        let inside = |file: &[u8]| file.starts_with(&[path.as_bytes(), b"/"].concat());
+        Ok(self.0.iter().filter(|(file, _)| inside(file)).map(|(f, data)| stat(f, data)).collect())
     }
 
     async fn stat_file(&self, path: &TreePath) -> Result<FileStat, HostError> {
-        match path.as_bytes() {
-            b"/etc/motd" => Ok(motd()),
-            _ => Err(HostError::NotFound(path.to_string())),
-        }
+        Ok(stat(path.as_bytes(), self.get(path)?))
     }
 }

@@ -257,7 +257,10 @@ fn actions_build_on_each_other() {
         action(Some(2), None, symlink),
         action(Some(3), Some(1), rm),
     ];
-    check(actions, &[base], expect![[r#"
+    check(
+        actions,
+        &[base],
+        expect![[r#"
         /a 600 0:0 @42 "text"
         /old 755 0:0 @0 /
         /old/x 644 0:0 @0 "1"
@@ -266,7 +269,8 @@ fn actions_build_on_each_other() {
         /d 750 0:0 @7 /
         /d/e 750 0:0 @7 /
         /d/l 777 0:0 @42 -> ../a
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -276,12 +280,16 @@ fn copies_keep_names_that_are_not_text() {
         .file(b"/dir/gr\xfcn", b"1")
         .file("/dir/grün".as_bytes(), b"2")
         .with(b"/dir/link", EntryKind::Symlink(b"gr\xfcn".to_vec()), b"");
-    check(vec![copy(0, "/dir", "/new")], &[source], expect![[r#"
+    check(
+        vec![copy(0, "/dir", "/new")],
+        &[source],
+        expect![[r#"
         /new 755 0:0 @0 /
         /new/gr\xc3\xbcn 644 0:0 @0 "2"
         /new/gr\xfcn 644 0:0 @0 "1"
         /new/link 755 0:0 @0 -> gr\xfcn
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

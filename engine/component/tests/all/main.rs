@@ -3,5 +3,6 @@
 mod attacks;
 mod code_cache;
 mod common;
+mod examples;
 mod file_op;
 mod frontend;

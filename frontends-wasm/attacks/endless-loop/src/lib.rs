@@ -18,4 +18,3 @@ impl Frontend for Attack {
 }
 
 cofferdam_sdk::export_frontend!(Attack);
-

@@ -72,11 +72,7 @@ fn build<H: Host>(host: &H, request: &Request) -> Result<BuildResult<H::Output>,
     let base = host.source(&identifier, &[], platform, &plain)?;
 
     let exec = ExecOp {
-        process: Process {
-            args: vec!["/bin/true".into()],
-            cwd: "/".into(),
-            ..Process::default()
-        },
+        process: Process { args: vec!["/bin/true".into()], cwd: "/".into(), ..Process::default() },
         mounts: vec![Mount::root(Some(base.clone()))],
         network: NetworkMode::Default,
         security: SecurityMode::Sandbox,

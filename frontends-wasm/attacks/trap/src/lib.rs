@@ -15,4 +15,3 @@ impl Frontend for Attack {
 }
 
 cofferdam_sdk::export_frontend!(Attack);
-

@@ -1,0 +1,214 @@
+//! The engine: what all builds of a process share, and the way of one build through the rooms.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use cofferdam_component::{FileOps, Frontend, Limits, Runtime};
+use cofferdam_exec_linux::Runner;
+use cofferdam_registry::{Client, ClientConfig, Credentials};
+use cofferdam_session::Session;
+use cofferdam_solver::Solver;
+use cofferdam_source::ImageSource;
+use cofferdam_store::Store;
+use cofferdam_types::Platform;
+use tokio::sync::OnceCell;
+
+use crate::cache::StoreCache;
+use crate::gateway::Gateway;
+use crate::graph::BuildContext;
+use crate::progress::{BuildEvent, Sink};
+use crate::vertex::{OpVertex, blocking};
+use crate::{Error, Failure, FrontendChoice, Request, Response, export};
+
+/// How an engine is set up. Everything that depends on the user or the machine is passed in.
+#[derive(Clone)]
+pub struct Config {
+    /// The state directory.
+    pub root: PathBuf,
+    /// Who we are to registries.
+    pub credentials: Arc<dyn Credentials>,
+    /// Registries without TLS besides those on loopback.
+    pub plain_http: Vec<String>,
+    /// How many ops run at the same time.
+    pub parallelism: usize,
+    /// Contents of `/etc/resolv.conf` for steps; `None` leaves the image's.
+    pub resolv_conf: Option<String>,
+    /// Limits for components.
+    pub limits: Limits,
+}
+
+/// Builds. Cloning is cheap; clones share everything.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    solver: Solver<OpVertex>,
+    next: Arc<AtomicU64>,
+}
+
+/// What the ops of all builds share. What not every build needs is made when first asked for.
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) images: ImageSource,
+    pub(crate) client: Client,
+    pub(crate) resolv_conf: Option<String>,
+    runtime: Runtime,
+    file_ops: OnceLock<FileOps>,
+    runner: OnceCell<Runner>,
+}
+
+impl Shared {
+    /// The file-op component.
+    pub(crate) fn file_ops(&self) -> Result<&FileOps, Error> {
+        if let Some(file_ops) = self.file_ops.get() {
+            return Ok(file_ops);
+        }
+        let component = self.runtime.load("file-op", cofferdam_bundle::FILE_OP)?;
+        let file_ops = FileOps::new(component)?;
+        Ok(self.file_ops.get_or_init(|| file_ops))
+    }
+
+    /// What runs steps.
+    pub(crate) async fn runner(&self) -> Result<&Runner, Error> {
+        let state_dir = self.store.tmp_dir().join("exec");
+        self.runner
+            .get_or_try_init(|| {
+                blocking(move || {
+                    let config = cofferdam_exec_linux::Config {
+                        program: None,
+                        cgroup_parent: "cofferdam".to_owned(),
+                        state_dir,
+                    };
+                    Runner::new(config)
+                        .map_err(|source| Error::Sandbox { command: "set up".into(), source })
+                })
+            })
+            .await
+    }
+}
+
+impl Engine {
+    /// Opens the state directory and gets ready to build.
+    ///
+    /// # Errors
+    /// When the state directory cannot be used.
+    pub fn open(config: Config) -> Result<Self, Error> {
+        let store = Store::open(&config.root)?;
+        let runtime = Runtime::new(Some(store.compiled_dir()), config.limits)?;
+        let client = Client::new(ClientConfig {
+            credentials: config.credentials,
+            plain_http: config.plain_http,
+            ..ClientConfig::default()
+        });
+        let cache = Arc::new(StoreCache(store.clone()));
+        Ok(Self {
+            shared: Arc::new(Shared {
+                images: ImageSource::new(store.clone()),
+                store,
+                client,
+                resolv_conf: config.resolv_conf,
+                runtime,
+                file_ops: OnceLock::new(),
+                runner: OnceCell::new(),
+            }),
+            solver: Solver::new(cache, config.parallelism),
+            next: Arc::default(),
+        })
+    }
+
+    /// Runs one build from the request to its exports. Dropping the future cancels what no other
+    /// build waits for.
+    ///
+    /// # Errors
+    /// What went wrong first, with the step and the lines of the source that it is about.
+    pub async fn build(
+        &self,
+        request: Request,
+        session: Arc<dyn Session>,
+        sink: Sink,
+    ) -> Result<Response, Failure> {
+        let context = Arc::new(BuildContext {
+            engine: self.shared.clone(),
+            session,
+            id: self.next.fetch_add(1, Ordering::Relaxed),
+            request,
+        });
+        let feed = sink.clone();
+        let job = Arc::new(self.solver.job(Arc::new(move |event| feed(BuildEvent::Vertex(event)))));
+        let built = self.run_frontend(&context, &job, &sink).await?;
+        let mut images = Vec::new();
+        for result in built.results {
+            let snapshot = match result.output {
+                Some(edge) => context.solve(&job, &built.graph, &built.source, edge).await?,
+                None => cofferdam_store::Snapshot::default(),
+            };
+            images.push(cofferdam_export::PlatformImage {
+                platform: result.platform,
+                snapshot,
+                config: result.config,
+            });
+        }
+        let exported = export::run(&context, images, &sink).await?;
+        Ok(Response { exported, metadata: built.metadata })
+    }
+
+    async fn run_frontend(
+        &self,
+        context: &Arc<BuildContext>,
+        job: &Arc<cofferdam_solver::Job<OpVertex>>,
+        sink: &Sink,
+    ) -> Result<cofferdam_component::BuildResult, Failure> {
+        let (engine, choice) = (self.shared.clone(), context.request.frontend.clone());
+        let frontend = blocking(move || {
+            let component = match &choice {
+                FrontendChoice::Dockerfile => {
+                    engine.runtime.load("dockerfile", cofferdam_bundle::DOCKERFILE)?
+                }
+                FrontendChoice::Component { name, bytes } => engine.runtime.load(name, bytes)?,
+            };
+            Ok(Frontend::new(component)?)
+        })
+        .await?;
+        let host = Platform::host();
+        let platforms = match context.request.platforms.as_slice() {
+            [] => vec![host.clone()],
+            platforms => platforms.to_vec(),
+        };
+        let gateway = Arc::new(Gateway {
+            context: context.clone(),
+            job: job.clone(),
+            sink: sink.clone(),
+            failure: Mutex::default(),
+        });
+        let request = cofferdam_component::Request {
+            options: context.request.options.clone(),
+            platforms,
+            build_platform: host,
+            subrequest: String::new(),
+        };
+        match frontend.build(request, gateway.clone()).await {
+            Ok(built) => Ok(built),
+            // The step that failed says more than what the frontend makes of it, except where.
+            Err(error) => {
+                let told = Failure::from(error);
+                Err(match gateway.take_failure() {
+                    Some(mut cause) => {
+                        if cause.excerpts.is_empty() {
+                            cause.excerpts = told.excerpts;
+                        }
+                        cause.hints.extend(told.hints);
+                        cause
+                    }
+                    None => told,
+                })
+            }
+        }
+    }
+
+    /// Waits until nothing of a cancelled build runs any more.
+    pub async fn shutdown(&self) {
+        if let Some(runner) = self.shared.runner.get() {
+            runner.idle().await;
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! One error model: what kind, which step, where in the source, and what to try next.
+
+use std::fmt;
+use std::sync::Arc;
+
+use cofferdam_solver::SolveError;
+
+/// Who has to do something about an error; decides the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A step of the build failed.
+    Build,
+    /// The request or a file of the user's is wrong.
+    User,
+    /// A registry or the network.
+    Network,
+    /// The machine or the engine's set-up: state directory, privileges, full disk.
+    Config,
+    /// A defect in the engine.
+    Internal,
+}
+
+/// What went wrong, in whichever room.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A component could not be run, or the frontend refused the request.
+    #[error(transparent)]
+    Component(#[from] cofferdam_component::Error),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] cofferdam_store::Error),
+    /// A source.
+    #[error(transparent)]
+    Source(#[from] cofferdam_source::Error),
+    /// A registry, while pushing.
+    #[error(transparent)]
+    Registry(#[from] cofferdam_registry::Error),
+    /// An exporter.
+    #[error(transparent)]
+    Export(#[from] cofferdam_export::Error),
+    /// A graph.
+    #[error(transparent)]
+    Llb(#[from] cofferdam_llb::Error),
+    /// The client.
+    #[error(transparent)]
+    Session(#[from] cofferdam_session::Error),
+    /// The sandbox could not run a step.
+    #[error("process `{command}`: {source}")]
+    Sandbox {
+        /// The command.
+        command: String,
+        /// Why not.
+        source: cofferdam_exec_linux::Error,
+    },
+    /// A step ended badly.
+    #[error("process `{command}` did not complete successfully: {exit}")]
+    Step {
+        /// The command.
+        command: String,
+        /// How it ended.
+        exit: StepExit,
+    },
+    /// A file op could not be done.
+    #[error("{message}")]
+    File {
+        /// What is wrong, with the path.
+        message: String,
+    },
+    /// Something that is not there yet.
+    #[error("{0} is not supported yet")]
+    Unsupported(String),
+    /// Something in the request does not make sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// The solver found a defect.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// How a step ended that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepExit {
+    /// With an exit code.
+    Code(i32),
+    /// By a signal.
+    Signal(i32),
+    /// The kernel killed it for want of memory.
+    OutOfMemory,
+}
+
+impl fmt::Display for StepExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code: {code}"),
+            Self::Signal(signal) => write!(f, "killed by signal {signal}"),
+            Self::OutOfMemory => f.write_str("out of memory"),
+        }
+    }
+}
+
+impl Error {
+    /// Who has to do something about it.
+    pub fn kind(&self) -> Kind {
+        use cofferdam_registry::ErrorKind;
+        let registry = |error: &cofferdam_registry::Error| match error.kind() {
+            ErrorKind::Local => Kind::Config,
+            ErrorKind::NoPlatform => Kind::User,
+            _ => Kind::Network,
+        };
+        match self {
+            Self::Step { .. } => Kind::Build,
+            Self::Component(_)
+            | Self::File { .. }
+            | Self::Llb(_)
+            | Self::Unsupported(_)
+            | Self::Invalid(_)
+            | Self::Session(_) => Kind::User,
+            Self::Source(cofferdam_source::Error::Registry(error)) | Self::Registry(error) => {
+                registry(error)
+            }
+            Self::Source(cofferdam_source::Error::Store(_)) | Self::Store(_) => Kind::Config,
+            Self::Source(cofferdam_source::Error::Layer { .. }) => Kind::Network,
+            Self::Source(_) => Kind::User,
+            Self::Export(cofferdam_export::Error::Registry(error)) => registry(error),
+            Self::Export(
+                cofferdam_export::Error::Config { .. } | cofferdam_export::Error::Options(_),
+            ) => Kind::User,
+            Self::Export(_) => Kind::Config,
+            Self::Sandbox { source, .. } => match source.shell_exit_code() {
+                Some(_) => Kind::Build,
+                None if matches!(source, cofferdam_exec_linux::Error::Denied(_)) => Kind::User,
+                None => Kind::Config,
+            },
+            Self::Internal(_) => Kind::Internal,
+        }
+    }
+}
+
+/// A build that failed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What went wrong.
+    pub error: Arc<Error>,
+    /// The step that failed, as the progress display calls it.
+    pub step: Option<String>,
+    /// The lines of the source that it is about.
+    pub excerpts: Vec<Excerpt>,
+    /// What to try next, one sentence each.
+    pub hints: Vec<String>,
+}
+
+/// Lines of a source file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excerpt {
+    /// Name of the file.
+    pub file: String,
+    /// The whole file.
+    pub text: String,
+    /// First line that it is about, counted from 1.
+    pub start: u32,
+    /// Last line that it is about.
+    pub end: u32,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
+impl<E: Into<Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        let (mut excerpts, mut hints) = (Vec::new(), Vec::new());
+        if let Error::Component(cofferdam_component::Error::Build(refusal)) = &error {
+            hints.clone_from(&refusal.hints);
+            excerpts.extend(refusal.locations.iter().filter_map(|range| {
+                let info = refusal.sources.get(range.source as usize)?;
+                Some(Excerpt {
+                    file: info.filename.clone(),
+                    text: String::from_utf8_lossy(&info.data).into_owned(),
+                    start: range.start_line,
+                    end: range.end_line,
+                })
+            }));
+        }
+        Self { error: Arc::new(error), step: None, excerpts, hints }
+    }
+}
+
+/// A vertex's error, shared by all who waited for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared(pub(crate) Arc<Error>);
+
+impl fmt::Display for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Shared {}
+
+impl Shared {
+    /// What a vertex's method returns.
+    pub(crate) fn boxed(error: impl Into<Error>) -> cofferdam_solver::VertexError {
+        Box::new(Self(Arc::new(error.into())))
+    }
+}
+
+/// The engine's own error in what the solver returned.
+pub(crate) fn from_solver(error: &SolveError) -> (Arc<Error>, Option<String>) {
+    let step = match error {
+        SolveError::Vertex { name, .. } => Some(name.clone()),
+        _ => None,
+    };
+    let error = match error.downcast_ref::<Shared>() {
+        Some(shared) => shared.0.clone(),
+        None => Arc::new(Error::Internal(error.to_string())),
+    };
+    (error, step)
+}

@@ -1,0 +1,304 @@
+//! Exec ops: from LLB's description to a step of `exec-linux`, and from what it left to layers.
+
+use bytes::Bytes;
+use cofferdam_exec_linux::{
+    BindSource, Exit, Limits, Mount as StepMount, Network, Overlay, Restrictions, Rootfs,
+    Security, Step, Stream as StepStream, User, lookup_user,
+};
+use cofferdam_llb::{ExecOp, Mount, MountKind, NetMode, Op, SecurityMode};
+use cofferdam_solver::{Context, Leaf, Stream};
+use cofferdam_store::{LayerDir, Selection, Snapshot, Store, Tree};
+use cofferdam_types::Platform;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::StepExit;
+use crate::graph::BuildContext;
+use crate::vertex::{OpKey, blocking};
+use crate::Error;
+
+/// The host name that BuildKit gives steps.
+const HOSTNAME: &str = "buildkitsandbox";
+/// Larger user databases are refused (GHSA-72x6-4j93-7w86).
+const MAX_USER_DATABASE: u64 = 10 << 20;
+
+/// The key: everything that the process can see, without what BuildKit leaves out.
+pub(crate) fn key(op: &Op, exec: &ExecOp) -> OpKey {
+    let reads = (0..op.inputs.len()).map(|input| reads(exec, input)).collect();
+    let mut normal = exec.clone();
+    normal.meta.proxy_env = None;
+    for host in &mut normal.meta.extra_hosts {
+        host.ip.clear();
+    }
+    for mount in &mut normal.mounts {
+        mount.selector.clear();
+    }
+    let leaves = [("args".to_owned(), exec.meta.args.join(" "))]
+        .into_iter()
+        .chain(exec.meta.env.iter().map(|text| {
+            let (name, value) = text.split_once('=').unwrap_or((text, ""));
+            (format!("env {name}"), value.to_owned())
+        }))
+        .map(|(name, value)| Leaf { name, value })
+        .collect();
+    let platform = op.platform.clone().map(Platform::normalized);
+    let definition = Op {
+        inputs: Vec::new(),
+        kind: cofferdam_llb::OpKind::Exec(normal),
+        platform,
+        constraints: None,
+    }
+    .encode();
+    OpKey { definition, leaves, reads }
+}
+
+/// What the step reads of an input, if it can only read: then the paths say it all.
+fn reads(exec: &ExecOp, input: usize) -> Option<Vec<Selection>> {
+    let mounts = || exec.mounts.iter().filter(move |mount| mount.input == u32::try_from(input).ok());
+    let readable = mounts().all(|mount| {
+        mount.kind == MountKind::Bind
+            && mount.dest != "/"
+            && (mount.readonly || mount.output.is_none())
+    });
+    readable.then(|| {
+        mounts()
+            .map(|mount| Selection {
+                path: mount.selector.as_bytes().to_vec(),
+                wildcard: false,
+                follow: true,
+            })
+            .collect()
+    })
+}
+
+/// Runs the process, and commits what it left in each writable mount.
+pub(crate) async fn run(
+    context: &BuildContext,
+    op: &Op,
+    exec: &ExecOp,
+    inputs: Vec<Snapshot>,
+    progress: &Context,
+) -> Result<Vec<Snapshot>, Error> {
+    refuse_unsupported(op, exec)?;
+    let engine = &context.engine;
+    let (store, description) = (engine.store.clone(), exec.clone());
+    let resolv_conf = engine.resolv_conf.clone();
+    let grants = context.request.entitlements;
+    let (step, outputs) = blocking(move || {
+        let mut prepared = prepare(&store, &description, &inputs)?;
+        prepared.0.resolv_conf = resolv_conf;
+        prepared.0.entitlements.network_host = grants.network_host;
+        prepared.0.entitlements.security_insecure = grants.security_insecure;
+        Ok(prepared)
+    })
+    .await?;
+    let command = exec.meta.args.join(" ");
+    let runner = engine.runner().await?;
+    let (sender, mut receiver) = mpsc::channel::<(StepStream, Bytes)>(64);
+    // Dropping this future, when nobody waits for the step any more, kills it.
+    let running = runner.run(step, sender, CancellationToken::new());
+    let logging = async {
+        while let Some((stream, data)) = receiver.recv().await {
+            let stream = match stream {
+                StepStream::Stdout => Stream::Stdout,
+                StepStream::Stderr => Stream::Stderr,
+            };
+            progress.log(stream, data);
+        }
+    };
+    let (exit, ()) = tokio::join!(running, logging);
+    let exit = exit.map_err(|source| Error::Sandbox { command: command.clone(), source })?;
+    let valid = &exec.meta.valid_exit_codes;
+    let failed = match exit {
+        Exit::Code(0) if valid.is_empty() => None,
+        Exit::Code(code) if valid.contains(&code) => None,
+        Exit::Code(code) => Some(StepExit::Code(code)),
+        Exit::Signal(signal) => Some(StepExit::Signal(signal)),
+        Exit::OutOfMemory => Some(StepExit::OutOfMemory),
+    };
+    if let Some(exit) = failed {
+        return Err(Error::Step { command, exit });
+    }
+    let store = engine.store.clone();
+    blocking(move || {
+        outputs.into_iter().filter_map(|output| output.commit(&store).transpose()).collect()
+    })
+    .await
+}
+
+/// What becomes of what a mount shows in the end.
+enum Output {
+    /// What the step wrote, on top of what the mount showed.
+    Written { below: Snapshot, dir: LayerDir },
+    /// A read-only mount's output is what it showed.
+    Unchanged(Snapshot),
+    /// No output: what the step wrote is removed when it has ended.
+    Discarded { _dir: LayerDir },
+}
+
+impl Output {
+    fn commit(self, store: &Store) -> Result<Option<Snapshot>, Error> {
+        match self {
+            Self::Discarded { .. } => Ok(None),
+            Self::Unchanged(snapshot) => Ok(Some(snapshot)),
+            Self::Written { below, dir } => {
+                let root = dir.scan()?;
+                Ok(Some(below.with(store.commit_dir(dir, root)?.id)))
+            }
+        }
+    }
+}
+
+fn prepare(
+    store: &Store,
+    exec: &ExecOp,
+    inputs: &[Snapshot],
+) -> Result<(Step, Vec<Output>), Error> {
+    let mut outputs = Vec::new();
+    let (mut rootfs, mut mounts) = (None, Vec::new());
+    for mount in &exec.mounts {
+        let below = match mount.input {
+            Some(input) => inputs[input as usize].clone(),
+            None => Snapshot::default(),
+        };
+        let overlay = match &mount.kind {
+            MountKind::Bind => overlay(store, mount, &below, &mut outputs)?,
+            MountKind::Tmpfs(options) => {
+                let size = options.as_ref().map(|options| options.size).filter(|size| *size > 0);
+                mounts.push(StepMount::Tmpfs { dest: mount.dest.clone(), size });
+                continue;
+            }
+            MountKind::Cache(_) | MountKind::Secret(_) | MountKind::Ssh(_) => continue,
+        };
+        if mount.dest == "/" {
+            rootfs = Some((Rootfs::Overlay(overlay), below));
+        } else {
+            mounts.push(StepMount::Bind {
+                source: BindSource::Overlay(overlay),
+                selector: Some(mount.selector.clone()).filter(|path| !path.is_empty()),
+                dest: mount.dest.clone(),
+                readonly: mount.readonly,
+                restrictions: Restrictions::default(),
+            });
+        }
+    }
+    let (rootfs, root) =
+        rootfs.ok_or_else(|| Error::Internal("an exec op has a mount at `/`".into()))?;
+    let meta = &exec.meta;
+    let hostname = if meta.hostname.is_empty() { HOSTNAME } else { &meta.hostname };
+    let mut hosts = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost\n");
+    for host in &meta.extra_hosts {
+        hosts += &format!("{}\t{}\n", host.ip, host.host);
+    }
+    let mut env = meta.env.clone();
+    if let Some(proxy) = &meta.proxy_env {
+        for (name, value) in [
+            ("HTTP_PROXY", &proxy.http_proxy),
+            ("HTTPS_PROXY", &proxy.https_proxy),
+            ("FTP_PROXY", &proxy.ftp_proxy),
+            ("NO_PROXY", &proxy.no_proxy),
+            ("ALL_PROXY", &proxy.all_proxy),
+        ] {
+            if !value.is_empty() {
+                env.push(format!("{name}={value}"));
+                env.push(format!("{}={value}", name.to_lowercase()));
+            }
+        }
+    }
+    let step = Step {
+        rootfs,
+        mounts,
+        args: meta.args.clone(),
+        env,
+        cwd: meta.cwd.clone(),
+        user: user(&store.tree(&root)?, &meta.user)?,
+        hostname: hostname.to_owned(),
+        network: match exec.network {
+            NetMode::Sandbox => Network::Default,
+            NetMode::Host => Network::Host,
+            NetMode::None => Network::None,
+        },
+        security: match exec.security {
+            SecurityMode::Sandbox => Security::Sandbox,
+            SecurityMode::Insecure => Security::Insecure,
+        },
+        no_new_privileges: true,
+        hosts: Some(hosts),
+        resolv_conf: None,
+        limits: Limits::default(),
+        entitlements: cofferdam_exec_linux::Entitlements::default(),
+    };
+    Ok((step, outputs))
+}
+
+/// The layers of a mount as directories, and where what the step writes goes.
+fn overlay(
+    store: &Store,
+    mount: &Mount,
+    below: &Snapshot,
+    outputs: &mut Vec<Output>,
+) -> Result<Overlay, Error> {
+    let lowers = below
+        .0
+        .iter()
+        .map(|id| {
+            let layer = store.layer(*id)?;
+            Ok(store.layer_dir(&layer)?)
+        })
+        .collect::<Result<_, Error>>()?;
+    if mount.readonly {
+        if mount.is_output() {
+            outputs.push(Output::Unchanged(below.clone()));
+        }
+        return Ok(Overlay { lowers, writable: None });
+    }
+    let dir = store.new_layer_dir()?;
+    let writable = Some((dir.fs(), dir.work()));
+    if mount.is_output() {
+        outputs.push(Output::Written { below: below.clone(), dir });
+    } else {
+        outputs.push(Output::Discarded { _dir: dir });
+    }
+    Ok(Overlay { lowers, writable })
+}
+
+fn user(root: &Tree, spec: &str) -> Result<User, Error> {
+    let read = |path: &[u8]| match root.read(path, MAX_USER_DATABASE) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(
+            cofferdam_store::Error::NotFound(_) | cofferdam_store::Error::WrongKind { .. },
+        ) => Ok(String::new()),
+        Err(error) => Err(error),
+    };
+    lookup_user(spec, &read(b"/etc/passwd")?, &read(b"/etc/group")?)
+        .map_err(|error| Error::Invalid(error.to_string()))
+}
+
+fn refuse_unsupported(op: &Op, exec: &ExecOp) -> Result<(), Error> {
+    let unsupported = |what: String| Err(Error::Unsupported(what));
+    for mount in &exec.mounts {
+        let kind = match mount.kind {
+            MountKind::Bind | MountKind::Tmpfs(_) => continue,
+            MountKind::Cache(_) => "cache",
+            MountKind::Secret(_) => "secret",
+            MountKind::Ssh(_) => "ssh",
+        };
+        return unsupported(format!("a mount of type `{kind}` (at `{}`)", mount.dest));
+    }
+    if !exec.secret_env.is_empty() {
+        return unsupported("a secret in the environment".into());
+    }
+    if !exec.cdi_devices.is_empty() {
+        return unsupported("a device for a step".into());
+    }
+    if !exec.meta.ulimits.is_empty() || !exec.meta.cgroup_parent.is_empty() {
+        return unsupported("a ulimit or cgroup parent for a step".into());
+    }
+    let host = Platform::host();
+    if let Some(platform) = op.platform.as_ref().filter(|wanted| wanted.match_rank(&host).is_none())
+        && host.match_rank(platform).is_none()
+    {
+        return unsupported(format!("running a step for {platform} on {host}"));
+    }
+    Ok(())
+}

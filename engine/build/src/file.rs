@@ -1,0 +1,114 @@
+//! File ops: run by the file-op component over trees of the store.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cofferdam_llb::{ActionInput, FileActionKind, FileOp, Op, OpKind};
+use cofferdam_store::{Selection, Snapshot};
+
+use crate::Error;
+use crate::graph::BuildContext;
+use crate::trees::{Factory, StoreLayer, StoreTree};
+use crate::vertex::{OpKey, blocking};
+
+/// The key: the actions. Where a copy's source lies in an input enters by its content.
+pub(crate) fn key(op: &Op, file: &FileOp) -> OpKey {
+    let count = op.inputs.len();
+    let mut reads: Vec<Option<Vec<Selection>>> = vec![Some(Vec::new()); count];
+    let mut whole = |input: Option<u32>| {
+        if let Some(ActionInput::Input(input)) = input.map(|input| ActionInput::of(input, count)) {
+            reads[input as usize] = None;
+        }
+    };
+    for action in &file.actions {
+        // What is changed is also what the result is made of.
+        whole(action.input);
+        for user in action.kind.owner().into_iter().flat_map(|owner| owner.names()) {
+            whole(user.input);
+        }
+    }
+    let mut normal = file.clone();
+    for action in &mut normal.actions {
+        let FileActionKind::Copy(copy) = &mut action.kind else { continue };
+        if let Some(ActionInput::Input(from)) = position(action.secondary_input, count)
+            && let Some(selections) = &mut reads[from as usize]
+        {
+            // Patterns that leave files out need no selection: hashing all of the source is
+            // enough to tell a change.
+            selections.push(Selection {
+                path: copy.src.as_bytes().to_vec(),
+                wildcard: copy.allow_wildcard,
+                follow: copy.follow_symlink,
+            });
+            let name = copy.src.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+            copy.src = name.to_owned();
+        }
+    }
+    // An input that no action names is read as a whole, to be on the safe side.
+    for selections in &mut reads {
+        if selections.as_ref().is_some_and(Vec::is_empty) {
+            *selections = None;
+        }
+    }
+    let definition = Op {
+        inputs: Vec::new(),
+        kind: OpKind::File(normal),
+        platform: None,
+        constraints: None,
+    }
+    .encode();
+    OpKey { definition, leaves: Vec::new(), reads }
+}
+
+fn position(input: Option<u32>, inputs: usize) -> Option<ActionInput> {
+    input.map(|input| ActionInput::of(input, inputs))
+}
+
+/// Applies the actions. No bytes of a copied file are touched: the layers that come of it refer
+/// to where the bytes are.
+pub(crate) async fn run(
+    context: &BuildContext,
+    op: FileOp,
+    inputs: Vec<Snapshot>,
+) -> Result<Vec<Snapshot>, Error> {
+    let engine = context.engine.clone();
+    blocking(move || {
+        let file_ops = engine.file_ops()?;
+        let store = &engine.store;
+        let trees = inputs
+            .iter()
+            .map(|input| Ok(StoreTree::new(store.tree(input)?).shared()))
+            .collect::<Result<Vec<_>, Error>>()?;
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |age| i64::try_from(age.as_nanos()).unwrap_or(i64::MAX));
+        let factory = Arc::new(Factory { store: store.clone() });
+        let layers = file_ops.apply(&op, trees, now, factory).map_err(|error| match error {
+            cofferdam_component::Error::FileAction { message, .. } => Error::File { message },
+            other => other.into(),
+        })?;
+        layers
+            .into_iter()
+            .enumerate()
+            .map(|(output, layer)| {
+                let layer = store.commit_virtual(StoreLayer::finish(layer)?)?;
+                Ok(base(&op, output, &inputs).with(layer.id))
+            })
+            .collect()
+    })
+    .await
+}
+
+/// What the layer of an output lies on.
+fn base(op: &FileOp, output: usize, inputs: &[Snapshot]) -> Snapshot {
+    let output = u32::try_from(output).ok();
+    let mut action = op.actions.iter().find(|action| action.output == output);
+    while let Some(current) = action {
+        match position(current.input, inputs.len()) {
+            None => break,
+            Some(ActionInput::Input(input)) => return inputs[input as usize].clone(),
+            Some(ActionInput::Action(earlier)) => action = op.actions.get(earlier as usize),
+        }
+    }
+    Snapshot::default()
+}

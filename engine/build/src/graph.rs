@@ -1,0 +1,69 @@
+//! Turns a graph of ops into the solver's vertices.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cofferdam_llb::{Graph, OpKind};
+use cofferdam_solver::Edge;
+use cofferdam_types::{Digest, Hasher};
+
+use crate::engine::Shared;
+use crate::vertex::OpVertex;
+use crate::{Error, Request};
+
+/// The solver's view of the ops below one edge.
+pub(crate) struct OpGraph {
+    pub(crate) vertices: HashMap<Digest, Arc<OpVertex>>,
+    pub(crate) edge: Edge,
+}
+
+/// What the vertices of one build share.
+pub(crate) struct BuildContext {
+    pub(crate) engine: Arc<Shared>,
+    pub(crate) session: Arc<dyn cofferdam_session::Session>,
+    /// Tells this build from others of the same engine.
+    pub(crate) id: u64,
+    pub(crate) request: Request,
+}
+
+impl OpGraph {
+    /// Takes what `edge` needs. Vertices that depend on a directory of the client get a digest
+    /// of their own in every build: another client's directory is another directory.
+    pub(crate) fn new(
+        context: &Arc<BuildContext>,
+        graph: &Graph,
+        edge: cofferdam_llb::Edge,
+    ) -> Result<Self, Error> {
+        let mut digests: HashMap<Digest, Digest> = HashMap::new();
+        let mut vertices = HashMap::new();
+        for vertex in graph.reachable(&edge) {
+            let of_client = match &vertex.op.kind {
+                OpKind::Source(source) => source.identifier.starts_with("local://"),
+                _ => false,
+            };
+            let own = |input: &cofferdam_llb::Edge| digests[&input.vertex];
+            let changed = vertex.op.inputs.iter().any(|input| own(input) != input.vertex);
+            let digest = if of_client || changed {
+                let mut hasher = Hasher::new();
+                hasher.field(vertex.digest.as_bytes());
+                hasher.field(context.id.to_le_bytes());
+                hasher.finish()
+            } else {
+                vertex.digest
+            };
+            let inputs = vertex
+                .op
+                .inputs
+                .iter()
+                .map(|input| Edge { vertex: own(input), output: input.output })
+                .collect();
+            let op = OpVertex::new(context.clone(), vertex.clone(), digest, inputs);
+            digests.insert(vertex.digest, digest);
+            vertices.insert(digest, Arc::new(op));
+        }
+        let vertex = *digests
+            .get(&edge.vertex)
+            .ok_or_else(|| Error::Internal(format!("{} is not in the graph", edge.vertex)))?;
+        Ok(Self { vertices, edge: Edge { vertex, output: edge.output } })
+    }
+}

@@ -1,0 +1,234 @@
+//! The concrete ops as vertices: what each one's key is, what it reads, and how it runs.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cofferdam_llb::OpKind;
+use cofferdam_solver::{Context, Edge, InputKey, Key, Leaf, Vertex, VertexError};
+use cofferdam_store::{Selection, Snapshot, Store, hash_tree};
+use cofferdam_types::{Digest, Hasher};
+use tokio::sync::OnceCell;
+
+use crate::error::Shared;
+use crate::graph::BuildContext;
+use crate::source::ResolvedSource;
+use crate::{Error, exec, file, source};
+
+/// One op of one build.
+pub(crate) struct OpVertex {
+    context: Arc<BuildContext>,
+    vertex: Arc<cofferdam_llb::Vertex>,
+    digest: Digest,
+    inputs: Vec<Edge>,
+    /// What a source turned out to be when its key was asked for.
+    resolved: OnceCell<ResolvedSource>,
+}
+
+/// How an op enters the cache: its normalised definition, and what it reads of each input.
+/// `None` is everything, by identity.
+pub(crate) struct OpKey {
+    pub(crate) definition: Vec<u8>,
+    pub(crate) leaves: Vec<Leaf>,
+    pub(crate) reads: Vec<Option<Vec<Selection>>>,
+}
+
+impl OpVertex {
+    pub(crate) fn new(
+        context: Arc<BuildContext>,
+        vertex: Arc<cofferdam_llb::Vertex>,
+        digest: Digest,
+        inputs: Vec<Edge>,
+    ) -> Self {
+        Self { context, vertex, digest, inputs, resolved: OnceCell::new() }
+    }
+
+    /// The digest that the op has in LLB.
+    pub(crate) fn op_digest(&self) -> Digest {
+        self.vertex.digest
+    }
+
+    fn store(&self) -> &Store {
+        &self.context.engine.store
+    }
+
+    fn op_key(&self) -> Result<OpKey, Error> {
+        let op = &self.vertex.op;
+        match &op.kind {
+            OpKind::Exec(exec) => Ok(exec::key(op, exec)),
+            OpKind::File(file) => Ok(file::key(op, file)),
+            OpKind::Merge(_) | OpKind::Diff(_) => Ok(OpKey {
+                // Inputs enter by their own keys; what is left is only how they are combined.
+                definition: cofferdam_llb::Op {
+                    inputs: Vec::new(),
+                    kind: op.kind.clone(),
+                    platform: None,
+                    constraints: None,
+                }
+                .encode(),
+                leaves: Vec::new(),
+                reads: op.inputs.iter().map(|_| None).collect(),
+            }),
+            OpKind::Source(_) => Err(Error::Internal("a source has a key of its own".into())),
+            OpKind::Build(_) | OpKind::Passthrough(_) => {
+                Err(Error::Unsupported(format!("the op `{}`", op.kind_name())))
+            }
+        }
+    }
+
+    async fn resolved(&self, progress: &Context) -> Result<&ResolvedSource, Error> {
+        let OpKind::Source(op) = &self.vertex.op.kind else {
+            return Err(Error::Internal("only a source is resolved".into()));
+        };
+        let platform = self.vertex.op.platform.as_ref();
+        self.resolved
+            .get_or_try_init(|| source::resolve(&self.context, op, platform, progress))
+            .await
+    }
+
+    async fn try_run(
+        &self,
+        inputs: Vec<Snapshot>,
+        progress: &Context,
+    ) -> Result<Vec<Snapshot>, Error> {
+        let op = &self.vertex.op;
+        match &op.kind {
+            OpKind::Source(_) => {
+                let resolved = self.resolved(progress).await?;
+                Ok(vec![source::fetch(&self.context, resolved, progress).await?])
+            }
+            OpKind::Exec(exec) => exec::run(&self.context, op, exec, inputs, progress).await,
+            OpKind::File(file) => file::run(&self.context, file.clone(), inputs).await,
+            OpKind::Merge(merge) => {
+                let chain = merge.inputs.iter().map(|input| &inputs[*input as usize]);
+                Ok(vec![Snapshot(chain.flat_map(|snapshot| snapshot.0.iter().copied()).collect())])
+            }
+            OpKind::Diff(diff) => {
+                let side = |input: Option<u32>| match input {
+                    Some(input) => inputs[input as usize].clone(),
+                    None => Snapshot::default(),
+                };
+                let (lower, upper) = (side(diff.lower), side(diff.upper));
+                match upper.0.strip_prefix(&*lower.0) {
+                    Some(above) => Ok(vec![Snapshot(above.into())]),
+                    None => Err(Error::Unsupported(
+                        "a diff of two results of which one is not built on the other".into(),
+                    )),
+                }
+            }
+            OpKind::Build(_) | OpKind::Passthrough(_) => {
+                Err(Error::Unsupported(format!("the op `{}`", op.kind_name())))
+            }
+        }
+    }
+}
+
+/// Runs blocking work outside the async threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Error::Internal(format!("a task ended: {error}"))))
+}
+
+#[async_trait]
+impl Vertex for OpVertex {
+    type Output = Snapshot;
+
+    fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    fn inputs(&self) -> &[Edge] {
+        &self.inputs
+    }
+
+    fn name(&self) -> String {
+        self.vertex.name().to_owned()
+    }
+
+    fn outputs(&self) -> u32 {
+        self.vertex.op.output_count()
+    }
+
+    fn ignore_cache(&self) -> bool {
+        self.vertex.metadata.ignore_cache
+    }
+
+    async fn key(&self, progress: &Context) -> Result<Key, VertexError> {
+        let mut hasher = Hasher::new();
+        hasher.field(self.vertex.op.kind_name());
+        if let OpKind::Source(_) = self.vertex.op.kind {
+            let resolved = self.resolved(progress).await.map_err(Shared::boxed)?;
+            let (kind, digest) = resolved.key();
+            hasher.field(kind);
+            hasher.field(digest.as_bytes());
+            let value = digest.to_string();
+            let leaves = vec![Leaf { name: self.vertex.name().to_owned(), value }];
+            return Ok(Key { digest: hasher.finish(), leaves, inputs: Vec::new() });
+        }
+        let key = self.op_key().map_err(Shared::boxed)?;
+        hasher.field(&key.definition);
+        let inputs = key.reads.iter().map(|reads| InputKey {
+            selector: reads.as_ref().map(|selections| {
+                let mut hasher = Hasher::new();
+                for selection in selections {
+                    hasher.field(&selection.path);
+                    hasher.update([selection.wildcard.into(), selection.follow.into()]);
+                }
+                hasher.finish()
+            }),
+            by_content: reads.is_some(),
+        });
+        Ok(Key { digest: hasher.finish(), leaves: key.leaves, inputs: inputs.collect() })
+    }
+
+    async fn content_key(
+        &self,
+        input: usize,
+        value: &Snapshot,
+        _: &Context,
+    ) -> Result<Digest, VertexError> {
+        let mut key = self.op_key().map_err(Shared::boxed)?;
+        let selections = key.reads.swap_remove(input).unwrap_or_default();
+        let (store, value) = (self.store().clone(), value.clone());
+        blocking(move || Ok(hash_tree(&store.tree(&value)?, &selections)?))
+            .await
+            .map_err(Shared::boxed)
+    }
+
+    async fn run(
+        &self,
+        inputs: Vec<Snapshot>,
+        progress: &Context,
+    ) -> Result<Vec<Snapshot>, VertexError> {
+        self.try_run(inputs, progress).await.map_err(Shared::boxed)
+    }
+
+    async fn identity(&self, output: &Snapshot) -> Option<Digest> {
+        if matches!(self.vertex.op.kind, OpKind::Exec(_)) {
+            return None;
+        }
+        let store = self.store().clone();
+        let output = output.clone();
+        let virtual_top = matches!(self.vertex.op.kind, OpKind::File(_));
+        let digest = blocking(move || {
+            let mut hasher = Hasher::new();
+            for (index, layer) in output.0.iter().enumerate() {
+                let known = store.layer_content(*layer)?;
+                let content = match known {
+                    None if virtual_top && index + 1 == output.0.len() => {
+                        Some(store.hash_layer(*layer)?)
+                    }
+                    known => known,
+                };
+                match content {
+                    Some(content) => hasher.field(content.as_bytes()),
+                    None => hasher.field(layer.to_string()),
+                }
+            }
+            Ok(hasher.finish())
+        });
+        digest.await.inspect_err(|error| tracing::warn!("identity of a result: {error}")).ok()
+    }
+}

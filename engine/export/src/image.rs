@@ -1,0 +1,309 @@
+//! Builds an image as blobs of the store: layers, configs, manifests and an index.
+//!
+//! Layers that a registry gave stay the blobs that they were. The others are packed once per
+//! compression and remembered. Where the image goes is for `push` and `layout`.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::{self, Write};
+
+use cofferdam_registry::Descriptor;
+use cofferdam_store::{ImageRecord, Layer, LayerBlob, Snapshot, Store};
+use cofferdam_types::{Digest, Platform};
+
+use crate::compress::{BLOCK, Compression, compress};
+use crate::config::{ConfigLayer, complete};
+use crate::entries::{layer_size, write_layer};
+use crate::error::IoContext;
+use crate::manifest::{self, Types};
+use crate::{Error, Progress, Result};
+
+/// The layers and the config of one platform.
+#[derive(Clone, Debug)]
+pub struct PlatformImage {
+    /// The platform.
+    pub platform: Platform,
+    /// The layers.
+    pub snapshot: Snapshot,
+    /// The image config as JSON; empty for the default one.
+    pub config: Vec<u8>,
+}
+
+/// How an image is made.
+#[derive(Clone, Debug)]
+pub struct ImageOptions {
+    /// How layers are compressed that no registry gave. zstd implies OCI's media types.
+    pub compression: Compression,
+    /// OCI's media types rather than Docker's.
+    pub oci_media_types: bool,
+    /// An index even for one platform.
+    pub multi_platform: bool,
+    /// The time that the image was created at, in seconds since 1970; no time in a config is
+    /// later. Otherwise times are those at which the layers were made.
+    pub source_date_epoch: Option<i64>,
+    /// Makes files of layers that no registry gave not younger than `source_date_epoch`.
+    pub rewrite_timestamp: bool,
+    /// Annotations, which Docker's media types do not have.
+    pub annotations: Annotations,
+}
+
+impl Default for ImageOptions {
+    fn default() -> Self {
+        Self {
+            compression: Compression::GZIP,
+            oci_media_types: true,
+            multi_platform: false,
+            source_date_epoch: None,
+            rewrite_timestamp: false,
+            annotations: Annotations::default(),
+        }
+    }
+}
+
+/// Annotations by where they go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Annotations {
+    /// Into the manifest of each platform.
+    pub manifest: BTreeMap<String, String>,
+    /// To the manifests' descriptors.
+    pub manifest_descriptor: BTreeMap<String, String>,
+    /// Into the index; there must be one.
+    pub index: BTreeMap<String, String>,
+}
+
+/// An image whose blobs are all in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuiltImage {
+    /// The index, or the manifest of an image without one.
+    pub descriptor: Descriptor,
+    /// The manifests, in the order of the platforms.
+    pub manifests: Vec<BuiltManifest>,
+    /// When the newest of the images was created (RFC 3339), where that is known.
+    pub created: Option<String>,
+}
+
+/// The image of one platform.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuiltManifest {
+    /// The manifest, with its platform if it is in an index.
+    pub descriptor: Descriptor,
+    /// The config.
+    pub config: Descriptor,
+    /// The layers, the lowest first.
+    pub layers: Vec<BuiltLayer>,
+}
+
+/// A layer of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuiltLayer {
+    /// The blob.
+    pub descriptor: Descriptor,
+    /// Digest of the uncompressed tar.
+    pub diff_id: Digest,
+    /// Repository that the blob was pulled from (`registry/repository`), or empty.
+    pub origin: String,
+}
+
+impl BuiltImage {
+    /// What the store remembers under the image's name.
+    pub fn record(&self) -> ImageRecord {
+        let Descriptor { digest, media_type, size, .. } = self.descriptor.clone();
+        ImageRecord { digest, media_type, size }
+    }
+
+    /// Whether the image has an index.
+    pub(crate) fn has_index(&self) -> bool {
+        self.manifests.iter().all(|manifest| manifest.descriptor.digest != self.descriptor.digest)
+    }
+
+    /// Configs and layers, each once, with the repository that each was pulled from.
+    pub(crate) fn blobs(&self) -> Vec<(&Descriptor, &str)> {
+        let mut seen = HashSet::new();
+        let configs = self.manifests.iter().map(|manifest| (&manifest.config, ""));
+        let layers = self.manifests.iter().flat_map(|manifest| &manifest.layers);
+        configs
+            .chain(layers.map(|layer| (&layer.descriptor, layer.origin.as_str())))
+            .filter(|(descriptor, _)| seen.insert(descriptor.digest))
+            .collect()
+    }
+}
+
+/// Makes an image of one or several platforms. It blocks: call it where that is allowed.
+///
+/// The result depends on layers, configs and options alone: where the layers are the same ones,
+/// it is the same image. `progress` is told of each layer that is packed.
+///
+/// # Errors
+/// When there is no platform, the options contradict each other, a config is not valid, or a
+/// layer cannot be read or written.
+pub fn build_image(
+    store: &Store,
+    images: &[PlatformImage],
+    options: &ImageOptions,
+    progress: &Progress,
+) -> Result<BuiltImage> {
+    let with_index = options.multi_platform || images.len() > 1;
+    let types = check(images, options, with_index)?;
+    let mut manifests = Vec::new();
+    let mut newest: Option<String> = None;
+    for image in images {
+        let (manifest, created) = build_manifest(store, image, options, types, progress)?;
+        newest = newest.max(created);
+        manifests.push(manifest);
+    }
+    let descriptor = if with_index {
+        for (manifest, image) in manifests.iter_mut().zip(images) {
+            manifest.descriptor.platform = Some(image.platform.clone());
+        }
+        let entries = manifests.iter().map(|manifest| &manifest.descriptor);
+        let json = manifest::index(types, entries, &options.annotations.index);
+        store.put_blob(&json)?;
+        Descriptor::of(types.index(), &json)
+    } else {
+        manifests[0].descriptor.clone()
+    };
+    Ok(BuiltImage { descriptor, manifests, created: newest })
+}
+
+fn check(images: &[PlatformImage], options: &ImageOptions, with_index: bool) -> Result<Types> {
+    let wrong = |reason: String| Err(Error::Options(reason));
+    if images.is_empty() {
+        return wrong("an image needs at least one platform".into());
+    }
+    if !options.compression.is_valid() {
+        let (name, levels) = match options.compression {
+            Compression::Gzip { .. } => ("gzip", "0 to 9"),
+            _ => ("zstd", "0 to 22"),
+        };
+        return wrong(format!("invalid compression level for {name}: expected {levels}"));
+    }
+    let mut platforms = HashSet::new();
+    for image in images {
+        if !platforms.insert(&image.platform) {
+            return wrong(format!("platform {} is there twice", image.platform));
+        }
+    }
+    let Annotations { manifest, manifest_descriptor, index } = &options.annotations;
+    if !index.is_empty() && !with_index {
+        return wrong("annotations of the index: the image has no index".into());
+    }
+    let zstd = matches!(options.compression, Compression::Zstd { .. });
+    if options.oci_media_types || zstd {
+        return Ok(Types::Oci);
+    }
+    if [manifest, manifest_descriptor, index].into_iter().any(|map| !map.is_empty()) {
+        return wrong("annotations need OCI media types".into());
+    }
+    Ok(Types::Docker)
+}
+
+fn build_manifest(
+    store: &Store,
+    image: &PlatformImage,
+    options: &ImageOptions,
+    types: Types,
+    progress: &Progress,
+) -> Result<(BuiltManifest, Option<String>)> {
+    let wrong = |reason| Error::Config { platform: image.platform.to_string(), reason };
+    let (mut layers, mut of_config) = (Vec::new(), Vec::new());
+    for (index, id) in image.snapshot.0.iter().enumerate() {
+        let name =
+            || format!("layer {}/{} of {}", index + 1, image.snapshot.0.len(), image.platform);
+        let blob = layer_blob(store, &*store.layer(*id)?, options, &name, progress)?;
+        let created = store.layer_created(*id)?;
+        of_config.push(ConfigLayer { diff_id: blob.diff_id, created });
+        layers.push(BuiltLayer {
+            descriptor: Descriptor::new(types.layer(&blob.media_type), blob.digest, blob.size),
+            diff_id: blob.diff_id,
+            origin: blob.origin,
+        });
+    }
+    let config = complete(&image.config, &image.platform, &of_config, options.source_date_epoch)
+        .map_err(wrong)?;
+    store.put_blob(&config.json)?;
+    let config_descriptor = Descriptor::of(types.config(), &config.json);
+    let descriptors = layers.iter().map(|layer| &layer.descriptor);
+    let json =
+        manifest::manifest(types, &config_descriptor, descriptors, &options.annotations.manifest);
+    store.put_blob(&json)?;
+    let mut descriptor = Descriptor::of(types.manifest(), &json);
+    descriptor.annotations = options.annotations.manifest_descriptor.clone();
+    let built = BuiltManifest { descriptor, config: config_descriptor, layers };
+    Ok((built, config.created))
+}
+
+/// The blob of a layer: what a registry gave, else what was packed before, else packed now.
+fn layer_blob(
+    store: &Store,
+    layer: &Layer,
+    options: &ImageOptions,
+    name: &dyn Fn() -> String,
+    progress: &Progress,
+) -> Result<LayerBlob> {
+    if let Some(blob) = store.layer_blob(layer.id, "original")? {
+        return Ok(blob);
+    }
+    let latest = options.source_date_epoch.filter(|_| options.rewrite_timestamp);
+    let mut kind = options.compression.name();
+    if let Some(latest) = latest {
+        kind.push_str(&format!("@{latest}"));
+    }
+    if let Some(blob) = store.layer_blob(layer.id, &kind)? {
+        return Ok(blob);
+    }
+    let name = name();
+    let total = layer_size(&layer.root);
+    progress(&name, 0, total);
+    // No thread that would have nothing to do.
+    let blocks = usize::try_from(total.div_ceil(BLOCK as u64)).unwrap_or(usize::MAX);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from).min(blocks);
+    let failed = |source| Error::Io {
+        action: "cannot write a layer to",
+        path: store.root().to_owned(),
+        source,
+    };
+    let mut counted = 0;
+    let (mut writer, diff_id) =
+        compress(options.compression, cores, store.new_blob()?, failed, |out| {
+            let mut out = Counted { out, count: 0, told: 0, total, name: &name, progress };
+            write_layer(store, &layer.root, latest, &mut out)?;
+            counted = out.count;
+            Ok(())
+        })?;
+    progress(&name, counted, counted);
+    writer.flush().io("cannot write a layer to", store.root())?;
+    let (digest, size) = writer.commit(None)?;
+    let media_type = Types::Oci.layer(match options.compression {
+        Compression::Uncompressed => ".tar",
+        Compression::Gzip { .. } => ".gzip",
+        Compression::Zstd { .. } => ".zstd",
+    });
+    let blob = LayerBlob { diff_id, digest, size, media_type, origin: String::new() };
+    store.save_layer_blob(layer.id, &kind, &blob)?;
+    Ok(blob)
+}
+
+/// Tells how much was written, not more often than every mebibyte.
+struct Counted<'a> {
+    out: &'a mut dyn Write,
+    count: u64,
+    told: u64,
+    total: u64,
+    name: &'a str,
+    progress: &'a Progress,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let count = self.out.write(data)?;
+        self.count += count as u64;
+        if self.count - self.told >= 1 << 20 {
+            self.told = self.count;
+            (self.progress)(self.name, self.count, self.total.max(self.count));
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}

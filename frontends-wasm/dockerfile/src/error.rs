@@ -1,0 +1,226 @@
+//! What can be wrong with a Dockerfile or a request, where, and what to do about it.
+
+use std::fmt;
+
+use cofferdam_sdk::{BuildError, HostError, SourceRange};
+
+use crate::suggest::nearest;
+
+/// Lines of a Dockerfile, counted from 1, both ends included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lines {
+    /// First line.
+    pub start: u32,
+    /// Last line.
+    pub end: u32,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// The first word of a line is no instruction.
+    #[error("unknown instruction `{name}`")]
+    UnknownInstruction {
+        /// The word.
+        name: String,
+        /// The nearest instruction.
+        nearest: Option<String>,
+    },
+    /// An instruction has no such flag.
+    #[error("unknown flag `--{flag}` of {instruction}")]
+    UnknownFlag {
+        /// The instruction.
+        instruction: &'static str,
+        /// The flag, without dashes.
+        flag: String,
+        /// The nearest flag.
+        nearest: Option<String>,
+    },
+    /// A flag, argument or option has a value that it cannot have.
+    #[error("invalid {what} `{value}`: expected {expected}")]
+    InvalidValue {
+        /// What the value is for.
+        what: String,
+        /// The value.
+        value: String,
+        /// What would be valid.
+        expected: String,
+    },
+    /// The arguments of an instruction do not fit.
+    #[error("{instruction} {expected}")]
+    Arguments {
+        /// The instruction.
+        instruction: &'static str,
+        /// What it requires, as a predicate.
+        expected: String,
+    },
+    /// A file, a line, a heredoc or a statement that is not well formed.
+    #[error("{0}")]
+    Syntax(String),
+    /// A word cannot be expanded.
+    #[error("cannot expand `{word}`: {reason}")]
+    Expansion {
+        /// The word.
+        word: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A stage that does not exist.
+    #[error("there is no stage `{name}`")]
+    UnknownStage {
+        /// Its name or number.
+        name: String,
+        /// The nearest stage name.
+        nearest: Option<String>,
+    },
+    /// A stage that is used before it is built.
+    #[error("stage `{name}` is used before its end")]
+    LaterStage {
+        /// Its name or number.
+        name: String,
+    },
+    /// Something of the language or of BuildKit's options that Cofferdam does not have yet.
+    #[error("{0} is not supported yet")]
+    Unsupported(String),
+    /// The host does not find an image or another source that an instruction names.
+    #[error("{reason}")]
+    UnknownSource {
+        /// What the host says.
+        reason: String,
+        /// The nearest stage name.
+        nearest: Option<String>,
+    },
+    /// The host refused or failed.
+    #[error("{0}")]
+    Host(#[from] HostError),
+}
+
+impl Problem {
+    /// Makes an [`Problem::InvalidValue`].
+    pub fn invalid(
+        what: impl Into<String>,
+        value: impl Into<String>,
+        expected: impl Into<String>,
+    ) -> Self {
+        Self::InvalidValue { what: what.into(), value: value.into(), expected: expected.into() }
+    }
+
+    /// Makes an [`Problem::UnknownStage`] that suggests one of `known`.
+    pub fn unknown_stage<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        let nearest = nearest(name, known).map(str::to_owned);
+        Self::UnknownStage { name: name.into(), nearest }
+    }
+
+    /// The next step, one sentence.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::UnknownInstruction { nearest: Some(nearest), .. }
+            | Self::UnknownStage { nearest: Some(nearest), .. } => {
+                Some(format!("did you mean `{nearest}`?"))
+            }
+            Self::UnknownFlag { nearest: Some(nearest), .. } => {
+                Some(format!("did you mean `--{nearest}`?"))
+            }
+            Self::UnknownSource { nearest: Some(nearest), .. } => {
+                Some(format!("did you mean the stage `{nearest}`?"))
+            }
+            Self::LaterStage { .. } => {
+                Some("move the stage in front of the instruction that uses it".into())
+            }
+            _ => None,
+        }
+    }
+
+    /// Says where the problem is.
+    pub fn at(self, lines: Lines) -> Located {
+        Located { problem: self, lines: Some(lines), text: None }
+    }
+}
+
+/// A problem with its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// What is wrong.
+    pub problem: Problem,
+    /// Where; `None` when it is not in the file.
+    pub lines: Option<Lines>,
+    /// The first of the lines, once the file is known.
+    pub text: Option<String>,
+}
+
+impl From<Problem> for Located {
+    fn from(problem: Problem) -> Self {
+        Self { problem, lines: None, text: None }
+    }
+}
+
+impl From<HostError> for Located {
+    fn from(error: HostError) -> Self {
+        Problem::Host(error).into()
+    }
+}
+
+/// Everything that is wrong with one file or request; at least one problem.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Errors {
+    /// Name of the Dockerfile.
+    pub filename: String,
+    /// What is wrong, in the file's order.
+    pub problems: Vec<Located>,
+}
+
+impl Errors {
+    /// Joins problems and looks their lines up in the file.
+    pub fn new(filename: &str, source: &str, mut problems: Vec<Located>) -> Self {
+        for problem in &mut problems {
+            let line = problem.lines.map(|lines| lines.start as usize);
+            let text = line.and_then(|line| source.lines().nth(line.checked_sub(1)?));
+            problem.text = text.map(|text| text.chars().take(200).collect());
+        }
+        Self { filename: filename.into(), problems }
+    }
+
+    /// The form in which a component returns it; `source` is the number of the source file.
+    pub fn into_build_error(self, source: Option<u32>) -> BuildError {
+        let mut error = BuildError::default();
+        for (index, located) in self.problems.iter().enumerate() {
+            if index > 0 {
+                error.message.push_str("; ");
+            }
+            error.message.push_str(&self.headline(located));
+            if let (Some(lines), Some(source)) = (located.lines, source) {
+                let (start_line, end_line) = (lines.start, lines.end);
+                error.locations.push(SourceRange { source, start_line, end_line });
+            }
+            error.hints.extend(located.problem.hint());
+        }
+        error
+    }
+
+    fn headline(&self, located: &Located) -> String {
+        match located.lines {
+            Some(lines) => format!("{}:{}: {}", self.filename, lines.start, located.problem),
+            None => located.problem.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Errors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, located) in self.problems.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{}", self.headline(located))?;
+            if let (Some(lines), Some(text)) = (located.lines, &located.text) {
+                write!(f, "\n  {} | {text}", lines.start)?;
+            }
+            if let Some(hint) = located.problem.hint() {
+                write!(f, "\n  hint: {hint}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Errors {}

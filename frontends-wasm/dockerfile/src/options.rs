@@ -1,0 +1,173 @@
+//! The options of a request, as BuildKit's clients name them, checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cofferdam_sdk::{ExtraHost, NetworkMode, ProxyEnv, Request, ResolveMode};
+
+use crate::error::Problem;
+
+/// Which stages run without looking at the cache.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NoCache {
+    /// None.
+    #[default]
+    Never,
+    /// All.
+    Always,
+    /// Those with these names, in lower case.
+    Stages(BTreeSet<String>),
+}
+
+/// What a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Path of the Dockerfile.
+    pub filename: String,
+    /// The stage to build; `None` is the last.
+    pub target: Option<String>,
+    /// Values for ARGs.
+    pub build_args: BTreeMap<String, String>,
+    /// Labels to add to the image.
+    pub labels: BTreeMap<String, String>,
+    /// Named contexts, by lower-case name.
+    pub contexts: BTreeMap<String, String>,
+    /// Name of the local directory that is the main context.
+    pub context_key: String,
+    /// Name of the local directory that has the Dockerfile.
+    pub dockerfile_key: String,
+    /// Which stages run without looking at the cache.
+    pub no_cache: NoCache,
+    /// How images are looked up.
+    pub resolve_mode: ResolveMode,
+    /// Lines for `/etc/hosts` of every step.
+    pub extra_hosts: Vec<ExtraHost>,
+    /// Host name of every step.
+    pub hostname: String,
+    /// Network of the steps that do not choose one.
+    pub network: NetworkMode,
+    /// Parent cgroup of every step.
+    pub cgroup_parent: String,
+}
+
+/// The options that [`Options::new`] reads, with one line each.
+pub const OPTIONS: &[(&str, &str)] = &[
+    ("filename", "path of the Dockerfile (default: Dockerfile)"),
+    ("target", "name of the stage to build (default: the last)"),
+    ("build-arg:NAME", "value of an ARG"),
+    ("label:NAME", "label to add to the image"),
+    ("context:NAME", "what NAME stands for: docker-image://, oci-layout://, local:, input:"),
+    ("contextkey", "local directory that is the main context (default: context)"),
+    ("dockerfilekey", "local directory that has the Dockerfile (default: dockerfile)"),
+    ("no-cache", "empty: no stage uses the cache; else a list of stages"),
+    ("image-resolve-mode", "default, pull or local"),
+    ("add-hosts", "list of host=address for /etc/hosts"),
+    ("hostname", "host name of the steps"),
+    ("force-network-mode", "default, none or host"),
+    ("cgroup-parent", "parent cgroup of the steps"),
+];
+
+impl Options {
+    /// Reads the options of a request.
+    ///
+    /// # Errors
+    /// When one has an invalid value, or asks for what is not supported yet.
+    pub fn new(request: &Request) -> Result<Self, Problem> {
+        if !request.subrequest.is_empty() {
+            return Err(Problem::Unsupported(format!("the subrequest `{}`", request.subrequest)));
+        }
+        let text = |name: &str| request.option(name).filter(|value| !value.is_empty());
+        if let Some(context) = text("context").filter(|_| text("contextkey").is_none()) {
+            return Err(Problem::Unsupported(format!("the remote build context `{context}`")));
+        }
+        let collect = |prefix: &str| -> BTreeMap<String, String> {
+            let pairs = request.options_with(prefix);
+            pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+        };
+        let contexts = collect("context:");
+        Ok(Self {
+            filename: text("filename").unwrap_or("Dockerfile").into(),
+            target: text("target").map(str::to_lowercase),
+            build_args: collect("build-arg:"),
+            labels: collect("label:"),
+            contexts: contexts.into_iter().map(|(k, v)| (k.to_lowercase(), v)).collect(),
+            context_key: text("contextkey").unwrap_or("context").into(),
+            dockerfile_key: text("dockerfilekey").unwrap_or("dockerfile").into(),
+            no_cache: match request.option("no-cache") {
+                None => NoCache::Never,
+                Some("") => NoCache::Always,
+                Some(list) => NoCache::Stages(
+                    list.split(',').map(|name| name.trim().to_lowercase()).collect(),
+                ),
+            },
+            resolve_mode: match text("image-resolve-mode") {
+                None | Some("default") => ResolveMode::Default,
+                Some("pull") => ResolveMode::Pull,
+                Some("local" | "preferLocal") => ResolveMode::Local,
+                Some(other) => {
+                    let expected = "`default`, `pull` or `local`";
+                    return Err(Problem::invalid("option image-resolve-mode", other, expected));
+                }
+            },
+            extra_hosts: text("add-hosts").map(extra_hosts).transpose()?.unwrap_or_default(),
+            hostname: text("hostname").unwrap_or_default().into(),
+            network: match text("force-network-mode") {
+                None => NetworkMode::Default,
+                Some(mode) => network(mode).map_err(|expected| {
+                    Problem::invalid("option force-network-mode", mode, expected)
+                })?,
+            },
+            cgroup_parent: text("cgroup-parent").unwrap_or_default().into(),
+        })
+    }
+
+    /// Whether a stage runs without looking at the cache.
+    pub fn ignores_cache(&self, stage: &str) -> bool {
+        match &self.no_cache {
+            NoCache::Never => false,
+            NoCache::Always => true,
+            NoCache::Stages(names) => names.contains(stage),
+        }
+    }
+
+    /// The proxy variables among the build arguments.
+    pub fn proxy(&self) -> Option<ProxyEnv> {
+        let value = |name: &str| {
+            let found = self.build_args.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+            found.map(|(_, value)| value.clone()).unwrap_or_default()
+        };
+        let proxy = ProxyEnv {
+            http: value("http_proxy"),
+            https: value("https_proxy"),
+            ftp: value("ftp_proxy"),
+            no_proxy: value("no_proxy"),
+            all: value("all_proxy"),
+        };
+        (proxy != ProxyEnv::default()).then_some(proxy)
+    }
+}
+
+/// Reads a network mode.
+///
+/// # Errors
+/// What was expected.
+pub fn network(mode: &str) -> Result<NetworkMode, &'static str> {
+    match mode {
+        "default" | "sandbox" => Ok(NetworkMode::Default),
+        "none" => Ok(NetworkMode::None),
+        "host" => Ok(NetworkMode::Host),
+        _ => Err("`default`, `none` or `host`"),
+    }
+}
+
+fn extra_hosts(list: &str) -> Result<Vec<ExtraHost>, Problem> {
+    let entry = |entry: &str| {
+        let (host, ip) = entry.split_once('=')?;
+        let ip = ip.trim_start_matches('[').trim_end_matches(']');
+        ip.parse::<std::net::IpAddr>().ok()?;
+        Some(ExtraHost { host: host.into(), ip: ip.into() })
+    };
+    let read = |text: &str| {
+        entry(text).ok_or_else(|| Problem::invalid("option add-hosts", text, "`host=address`"))
+    };
+    list.split(',').map(read).collect()
+}

@@ -1,0 +1,239 @@
+//! The stages of a Dockerfile: which there are, what each is built on, and which ones a target
+//! needs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cofferdam_sdk::Platform;
+
+use crate::command::{Command, From, Instruction};
+use crate::error::{Located, Problem};
+use crate::lower::mounts;
+use crate::options::Options;
+use crate::parse::Dockerfile;
+use crate::words::Expander;
+
+/// A stage, with the variables of its FROM expanded.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    /// Its name, in lower case.
+    pub name: Option<String>,
+    /// What it is built on.
+    pub base: Base,
+    /// The platform that its FROM asks for.
+    pub platform: Option<String>,
+    /// The FROM itself.
+    pub from: Instruction,
+    /// What follows it.
+    pub instructions: Vec<Instruction>,
+}
+
+/// What a stage is built on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// An earlier stage, by number.
+    Stage(usize),
+    /// An image, a named context or `scratch`.
+    Named(String),
+}
+
+/// All stages of a file.
+#[derive(Clone, Debug)]
+pub struct Stages {
+    /// In the file's order.
+    pub stages: Vec<Stage>,
+    /// The variables declared before the first FROM, and the predefined ones.
+    pub globals: BTreeMap<String, String>,
+}
+
+impl Stages {
+    /// Finds the stages and expands their FROMs.
+    ///
+    /// # Errors
+    /// When a FROM cannot be expanded.
+    pub fn new(
+        dockerfile: &Dockerfile,
+        options: &Options,
+        target: &Platform,
+        build: &Platform,
+    ) -> Result<Self, Vec<Located>> {
+        let expander = Expander::new(dockerfile.directives.escape);
+        let mut globals = predefined(options, target, build);
+        let mut stages: Vec<Stage> = Vec::new();
+        let mut problems = Vec::new();
+        for instruction in &dockerfile.instructions {
+            match (&instruction.command, stages.last_mut()) {
+                (Command::From(from), _) => {
+                    match stage(from, instruction, &stages, &globals, expander) {
+                        Ok(stage) => stages.push(stage),
+                        Err(problem) => problems.push(problem.at(instruction.lines)),
+                    }
+                }
+                (_, Some(stage)) => stage.instructions.push(instruction.clone()),
+                (Command::Arg(arguments), None) => {
+                    for (name, default) in arguments {
+                        let value = match (options.build_args.get(name), default) {
+                            (Some(value), _) => Ok(Some(value.clone())),
+                            (None, Some(word)) => expander.word(word, &globals).map(Some),
+                            (None, None) => Ok(None),
+                        };
+                        match value {
+                            Ok(Some(value)) => {
+                                globals.insert(name.clone(), value);
+                            }
+                            Ok(None) => {}
+                            Err(problem) => problems.push(problem.at(instruction.lines)),
+                        }
+                    }
+                }
+                (_, None) => {}
+            }
+        }
+        if problems.is_empty() { Ok(Self { stages, globals }) } else { Err(problems) }
+    }
+
+    /// The number of the stage that a request asks for.
+    ///
+    /// # Errors
+    /// When there is no such stage.
+    pub fn target(&self, name: Option<&str>) -> Result<usize, Problem> {
+        match name {
+            None => Ok(self.stages.len() - 1),
+            Some(name) => self.find(name).ok_or_else(|| Problem::unknown_stage(name, self.names())),
+        }
+    }
+
+    /// The last stage with a name.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        let name = name.to_lowercase();
+        self.stages.iter().rposition(|stage| stage.name.as_deref() == Some(&name))
+    }
+
+    /// The stage that an instruction of the stage `within` names, by name or number; `None` when
+    /// the name is that of something else.
+    ///
+    /// # Errors
+    /// When the stage does not exist or is not built yet.
+    pub fn referred(&self, name: &str, within: usize) -> Result<Option<usize>, Problem> {
+        let index = match name.parse::<usize>() {
+            Ok(index) if index >= self.stages.len() => {
+                return Err(Problem::unknown_stage(name, self.names()));
+            }
+            Ok(index) => Some(index),
+            Err(_) => {
+                let lower = name.to_lowercase();
+                let named = |stage: &Stage| stage.name.as_deref() == Some(&lower);
+                let earlier = self.stages[..within].iter().rposition(named);
+                earlier.or_else(|| self.stages.iter().position(named))
+            }
+        };
+        match index {
+            Some(index) if index >= within => Err(Problem::LaterStage { name: name.into() }),
+            index => Ok(index),
+        }
+    }
+
+    /// All names of stages.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.stages.iter().filter_map(|stage| stage.name.as_deref())
+    }
+
+    /// What the progress display calls a stage.
+    pub fn display_name(&self, index: usize) -> String {
+        self.stages[index].name.clone().unwrap_or_else(|| format!("stage-{index}"))
+    }
+
+    /// The stages that `target` needs, itself included, in the file's order.
+    ///
+    /// # Errors
+    /// When an instruction of one of them names a stage that does not exist.
+    pub fn needed(&self, target: usize) -> Result<BTreeSet<usize>, Vec<Located>> {
+        let mut needed = BTreeSet::new();
+        let mut open = vec![target];
+        let mut problems = Vec::new();
+        while let Some(index) = open.pop() {
+            if !needed.insert(index) {
+                continue;
+            }
+            let stage = &self.stages[index];
+            if let Base::Stage(base) = stage.base {
+                open.push(base);
+            }
+            for instruction in &stage.instructions {
+                for name in sources(&instruction.command) {
+                    match self.referred(&name, index) {
+                        Ok(source) => open.extend(source),
+                        Err(problem) => problems.push(problem.at(instruction.lines)),
+                    }
+                }
+            }
+        }
+        if problems.is_empty() { Ok(needed) } else { Err(problems) }
+    }
+}
+
+/// The trees that an instruction names as sources.
+fn sources(command: &Command) -> Vec<String> {
+    match command {
+        Command::Copy(copy) => copy.from.iter().cloned().collect(),
+        Command::Run(run) => run.mounts.iter().filter_map(|mount| mounts::source(mount)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn stage(
+    from: &From,
+    instruction: &Instruction,
+    earlier: &[Stage],
+    globals: &BTreeMap<String, String>,
+    expander: Expander,
+) -> Result<Stage, Problem> {
+    let base = expander.word(&from.base, globals)?;
+    if base.is_empty() {
+        let expected = "an image or stage; a variable in it may not be set";
+        return Err(Problem::invalid("base", &from.base, expected));
+    }
+    let platform = match &from.platform {
+        Some(word) => {
+            let platform = expander.word(word, globals)?;
+            if platform.is_empty() {
+                let expected = "`os/architecture`; a variable in it may not be set";
+                return Err(Problem::invalid("--platform", word, expected));
+            }
+            Some(platform)
+        }
+        None => None,
+    };
+    let lower = base.to_lowercase();
+    let index = earlier.iter().rposition(|stage| stage.name.as_deref() == Some(&lower));
+    Ok(Stage {
+        name: from.name.clone(),
+        base: index.map_or(Base::Named(base), Base::Stage),
+        platform,
+        from: instruction.clone(),
+        instructions: Vec::new(),
+    })
+}
+
+/// The arguments that exist without a declaration before the first FROM.
+fn predefined(options: &Options, target: &Platform, build: &Platform) -> BTreeMap<String, String> {
+    let mut values = BTreeMap::new();
+    for (prefix, platform) in [("BUILD", build), ("TARGET", target)] {
+        for (name, value) in [
+            ("PLATFORM", platform.to_string()),
+            ("OS", platform.os.clone()),
+            ("OSVERSION", platform.os_version.clone()),
+            ("ARCH", platform.architecture.clone()),
+            ("VARIANT", platform.variant.clone()),
+        ] {
+            values.insert(format!("{prefix}{name}"), value);
+        }
+    }
+    let stage = options.target.clone().unwrap_or_else(|| "default".into());
+    values.insert("TARGETSTAGE".into(), stage);
+    for (name, value) in &mut values {
+        if let Some(given) = options.build_args.get(name) {
+            value.clone_from(given);
+        }
+    }
+    values
+}
