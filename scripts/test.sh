@@ -5,11 +5,11 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
 
-if [ -z "${COFFERDAM_GUESTS:-}" ]; then
-    COFFERDAM_GUESTS=${CARGO_TARGET_DIR:-$PWD/target}/guests
-    frontends-wasm/build.sh "$COFFERDAM_GUESTS" || exit
+if [ -z "${COFFERDAM_TEST_GUESTS:-}" ]; then
+    COFFERDAM_TEST_GUESTS=${CARGO_TARGET_DIR:-$PWD/target}/guests
+    frontends-wasm/build.sh "$COFFERDAM_TEST_GUESTS" || exit
 fi
-export COFFERDAM_GUESTS
+export COFFERDAM_TEST_GUESTS
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

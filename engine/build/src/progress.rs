@@ -45,7 +45,7 @@ impl Phase {
     }
 
     /// Reports how far parts are, from wherever the work is done.
-    pub(crate) fn reporter(&self) -> Arc<dyn Fn(&str, u64, u64) + Send + Sync> {
+    pub(crate) fn reporter(&self) -> cofferdam_export::Progress {
         let (sink, vertex) = (self.sink.clone(), self.vertex);
         Arc::new(move |id, current, total| {
             let kind = EventKind::Status(status(id, current, total));

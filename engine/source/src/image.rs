@@ -23,6 +23,9 @@ const CONCURRENT_LAYERS: usize = 3;
 /// Layers of one image. overlayfs takes 500.
 const MAX_LAYERS: usize = 500;
 
+/// Is told how many bytes of which blob came, and of how many.
+pub type Progress = Arc<dyn Fn(&Digest, u64, u64) + Send + Sync>;
+
 /// Where an image is.
 #[derive(Clone)]
 pub enum Origin {
@@ -155,7 +158,7 @@ impl ImageSource {
         &self,
         origin: &Origin,
         image: &ResolvedImage,
-        progress: Arc<dyn Fn(&Digest, u64, u64) + Send + Sync>,
+        progress: Progress,
     ) -> Result<Snapshot> {
         let layers: Vec<_> =
             image.manifest.layers.iter().cloned().zip(image.diff_ids.iter().copied()).collect();
@@ -245,7 +248,7 @@ impl ImageSource {
         origin: Origin,
         descriptor: Descriptor,
         diff_id: Digest,
-        progress: Arc<dyn Fn(&Digest, u64, u64) + Send + Sync>,
+        progress: Progress,
     ) -> Result<LayerId> {
         if let Some(layer) = self.store.layer_by_diff_id(&diff_id)? {
             return Ok(layer);

@@ -10,7 +10,7 @@ mod local;
 mod unpack;
 
 pub use error::{Error, Result};
-pub use image::{ImageSource, Origin, ResolvedImage};
+pub use image::{ImageSource, Origin, Progress, ResolvedImage};
 pub use layout::Layout;
 pub use local::{Filter, LocalScan, scan_directory};
 pub use unpack::{Unpacked, unpack};

@@ -8,12 +8,13 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
+use cofferdam_archive::{Member, MemberKind, Tar, clean_path};
 use cofferdam_store::{
     Attributes, Content, Directory, Layer, LayerDir, Node, NodeKind, Regular, Store,
 };
@@ -22,10 +23,12 @@ use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, chownat, lsetxattr,
     makedev, mknodat, utimensat,
 };
-use tar::{Archive, Entry, EntryType};
 
 use crate::error::IoContext;
 use crate::{Error, Result};
+
+/// The longest file name that Linux takes.
+const MAX_NAME: usize = 255;
 
 /// An image layer that is in the store now.
 #[derive(Debug)]
@@ -49,19 +52,8 @@ pub fn unpack(
     expected: Option<&Digest>,
 ) -> Result<Unpacked> {
     let wrong = |reason: String| Error::Layer { layer: name.to_owned(), reason };
-    let mut reader = BufReader::with_capacity(128 * 1024, reader);
-    let magic = reader.fill_buf().map_err(|error| wrong(error.to_string()))?;
-    let plain: Box<dyn Read + Send + '_> = if magic.starts_with(&[0x1f, 0x8b]) {
-        Box::new(flate2::bufread::MultiGzDecoder::new(&mut reader))
-    } else if magic.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-        let mut decoder = zstd::stream::read::Decoder::with_buffer(&mut reader)
-            .map_err(|error| wrong(error.to_string()))?;
-        // 128 MiB, what the zstd command allows too.
-        decoder.window_log_max(27).map_err(|error| wrong(error.to_string()))?;
-        Box::new(decoder)
-    } else {
-        Box::new(&mut reader)
-    };
+    let unreadable = |error: io::Error| wrong(format!("cannot read the archive: {error}"));
+    let plain = decompressed(reader).map_err(unreadable)?;
     let dir = store.new_layer_dir()?;
     let (root, diff_id) = std::thread::scope(|scope| {
         let (sender, receiver) = mpsc::sync_channel(8);
@@ -69,7 +61,9 @@ pub fn unpack(
         let producer = scope.spawn(move || decompress(plain, &sender));
         let written = write_entries(&dir, receiver, &wrong);
         let diff_id = producer.join().expect("the producer does not panic");
-        Ok::<_, Error>((written?, diff_id.map_err(|error| unreadable(&wrong, &error))?))
+        // An archive that cannot be read to its end also looks cut off: the cause goes first.
+        let diff_id = diff_id.map_err(unreadable)?;
+        Ok::<_, Error>((written?, diff_id))
     })?;
     if let Some(expected) = expected.filter(|expected| **expected != diff_id) {
         return Err(wrong(format!(
@@ -78,6 +72,25 @@ pub fn unpack(
     }
     let layer = store.commit_dir(dir, root)?;
     Ok(Unpacked { layer, diff_id })
+}
+
+/// Takes the compression away that the first bytes tell of.
+fn decompressed<'a>(mut reader: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+    let mut magic = Vec::new();
+    reader.by_ref().take(4).read_to_end(&mut magic)?;
+    let compressed =
+        BufReader::with_capacity(128 * 1024, io::Cursor::new(magic.clone()).chain(reader));
+    Ok(match magic.as_slice() {
+        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(compressed)),
+        // A frame, or a skippable frame in front of one.
+        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed)?;
+            // 128 MiB, what the zstd command allows too.
+            decoder.window_log_max(27)?;
+            Box::new(decoder)
+        }
+        _ => Box::new(compressed),
+    })
 }
 
 /// Reads to the end, hashes, and hands on; ends early when nobody listens any more.
@@ -102,27 +115,24 @@ fn write_entries(
     receiver: mpsc::Receiver<Vec<u8>>,
     wrong: &impl Fn(String) -> Error,
 ) -> Result<Node> {
-    let mut archive = Archive::new(Chunks { receiver, chunk: Vec::new(), at: 0 });
+    let mut tar = Tar::new(Chunks { receiver, chunk: Vec::new(), at: 0 });
     let mut writer = Writer::new(dir);
-    for entry in archive.entries().map_err(|error| unreadable(wrong, &error))? {
-        let mut entry = entry.map_err(|error| unreadable(wrong, &error))?;
-        let path = entry.path_bytes().into_owned();
-        writer.entry(&path, &mut entry).map_err(|error| match error {
+    while let Some(member) = tar.next().map_err(|error| wrong(error.to_string()))? {
+        writer.entry(&member, &mut tar).map_err(|problem| match problem {
             Problem::Error(error) => error,
-            Problem::Archive(reason) => {
-                wrong(format!("entry `{}`: {reason}", String::from_utf8_lossy(&path)))
+            Problem::Archive(error) => wrong(error.to_string()),
+            Problem::Entry(reason) => {
+                let name = String::from_utf8_lossy(&member.path);
+                wrong(format!("entry `{name}` at offset {}: {reason}", member.offset))
             }
         })?;
     }
     // What follows the end marker belongs to the digest too: let the producer finish.
-    io::copy(&mut archive.into_inner(), &mut io::sink())
-        .map_err(|error| unreadable(wrong, &error))?;
+    let mut chunks = tar.into_inner();
+    while chunks.next_chunk() {}
     writer.finish()
 }
 
-fn unreadable(wrong: &impl Fn(String) -> Error, error: &io::Error) -> Error {
-    wrong(format!("cannot read the archive: {error}"))
-}
 /// What the producer decompressed, as a reader.
 struct Chunks {
     receiver: mpsc::Receiver<Vec<u8>>,
@@ -130,11 +140,19 @@ struct Chunks {
     at: usize,
 }
 
+impl Chunks {
+    /// Goes on to the next chunk; says whether there is one.
+    fn next_chunk(&mut self) -> bool {
+        let Ok(chunk) = self.receiver.recv() else { return false };
+        (self.chunk, self.at) = (chunk, 0);
+        true
+    }
+}
+
 impl Read for Chunks {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.chunk.len() {
-            let Ok(chunk) = self.receiver.recv() else { return Ok(0) };
-            (self.chunk, self.at) = (chunk, 0);
+        if self.at == self.chunk.len() && !self.next_chunk() {
+            return Ok(0);
         }
         let count = buffer.len().min(self.chunk.len() - self.at);
         buffer[..count].copy_from_slice(&self.chunk[self.at..self.at + count]);
@@ -143,10 +161,14 @@ impl Read for Chunks {
     }
 }
 
-/// Either an error of our own, or something wrong with an entry.
+/// Why an entry cannot be unpacked.
 enum Problem {
+    /// An error of our own.
     Error(Error),
-    Archive(String),
+    /// The archive is damaged inside the entry.
+    Archive(cofferdam_archive::Error),
+    /// The entry says something that it must not.
+    Entry(String),
 }
 
 impl From<Error> for Problem {
@@ -159,8 +181,8 @@ struct Writer {
     fs: PathBuf,
     layer: cofferdam_store::LayerId,
     root: Node,
-    /// Regular files by path, for hard links.
-    links: HashMap<Vec<u8>, u64>,
+    /// How many groups of hard links there are.
+    link_groups: u64,
     buffer: Vec<u8>,
 }
 
@@ -170,28 +192,37 @@ impl Writer {
             fs: dir.fs(),
             layer: dir.id(),
             root: Node::empty_root(),
-            links: HashMap::new(),
+            link_groups: 0,
             buffer: vec![0; 128 * 1024],
         }
     }
 
-    fn entry<R: Read>(&mut self, path: &[u8], entry: &mut Entry<'_, R>) -> Result<(), Problem> {
-        let names = split(path)?;
-        let attributes = attributes(entry)?;
+    fn entry<R: Read>(&mut self, member: &Member, tar: &mut Tar<R>) -> Result<(), Problem> {
+        let names: Vec<&[u8]> =
+            member.path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
+        if names.iter().any(|name| name.len() > MAX_NAME) {
+            return Err(Problem::Entry(format!("expected names of at most {MAX_NAME} bytes")));
+        }
+        let attributes = Attributes {
+            mode: member.mode,
+            uid: member.uid,
+            gid: member.gid,
+            mtime: member.mtime,
+            xattrs: member.xattrs.clone(),
+        };
         let Some((name, parents)) = names.split_last() else {
-            if entry.header().entry_type().is_dir() {
-                self.root.attributes = attributes;
+            if member.kind != MemberKind::Directory {
+                return Err(Problem::Entry("expected a directory as the root".to_owned()));
             }
+            self.root.attributes = attributes;
             return Ok(());
         };
         if let Some(hidden) = name.strip_prefix(b".wh.") {
             return self.whiteout(parents, hidden);
         }
-        let inside = names.join(&b'/');
-        let target = self.fs.join(OsStr::from_bytes(&inside));
-        self.parent(parents)?;
-        let kind = match entry.header().entry_type() {
-            EntryType::Directory => {
+        let target = self.fs.join(OsStr::from_bytes(&member.path));
+        let kind = match &member.kind {
+            MemberKind::Directory => {
                 let parent = self.parent(parents)?;
                 if let Some(node) = parent.children.get_mut(*name)
                     && node.as_directory().is_some()
@@ -199,65 +230,49 @@ impl Writer {
                     node.attributes = attributes;
                     return Ok(());
                 }
-                self.clear(parents, name)?;
+                // What was here hid what lower layers have, and still does.
+                let opaque = self.clear(parents, name)?;
                 fs::create_dir(&target).io("cannot create", &target)?;
-                NodeKind::Directory(Directory::default())
+                NodeKind::Directory(Directory { opaque, ..Directory::default() })
             }
-            EntryType::Regular | EntryType::Continuous => {
+            MemberKind::Regular => {
                 self.clear(parents, name)?;
-                self.regular(&target, &inside, entry)?
+                self.regular(&target, member, tar)?
             }
-            EntryType::Link => {
-                let existing = link_name(entry)?;
-                let existing = split(&existing)?.join(&b'/');
-                let node = self.hard_link(&existing)?;
+            MemberKind::HardLink(existing) => {
+                let existing = clean_path(existing).map_err(Problem::Entry)?;
+                let rest = existing.strip_prefix(member.path.as_slice());
+                if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/")) {
+                    return Err(Problem::Entry("is a hard link to what it replaces".to_owned()));
+                }
+                let node = self.hard_link(&existing, &member.path)?;
                 self.clear(parents, name)?;
                 let source = self.fs.join(OsStr::from_bytes(&existing));
                 fs::hard_link(&source, &target).io("cannot link", &target)?;
                 self.parent(parents)?.children.insert((*name).into(), node);
                 return Ok(());
             }
-            EntryType::Symlink => {
-                let to = link_name(entry)?;
+            MemberKind::Symlink(to) => {
                 self.clear(parents, name)?;
-                std::os::unix::fs::symlink(OsStr::from_bytes(&to), &target)
+                std::os::unix::fs::symlink(OsStr::from_bytes(to), &target)
                     .io("cannot create the link", &target)?;
-                NodeKind::Symlink(to)
+                NodeKind::Symlink(to.clone())
             }
-            kind @ (EntryType::Char | EntryType::Block | EntryType::Fifo) => {
-                let header = entry.header();
-                let number = |value: io::Result<Option<u32>>| {
-                    value.ok().flatten().ok_or_else(|| Problem::Archive("no device number".into()))
-                };
-                let (file_type, node, device) = match kind {
-                    EntryType::Fifo => (FileType::Fifo, NodeKind::Fifo, 0),
-                    _ => {
-                        let major = number(header.device_major())?;
-                        let minor = number(header.device_minor())?;
-                        let device = makedev(major, minor);
-                        if kind == EntryType::Char && device == 0 {
-                            // On disk this would be a whiteout.
-                            return Err(Problem::Archive("a character device 0, 0".into()));
-                        }
-                        match kind {
-                            EntryType::Char => {
-                                let node = NodeKind::CharacterDevice(major, minor);
-                                (FileType::CharacterDevice, node, device)
-                            }
-                            _ => {
-                                let node = NodeKind::BlockDevice(major, minor);
-                                (FileType::BlockDevice, node, device)
-                            }
-                        }
-                    }
-                };
+            MemberKind::CharacterDevice(major, minor) => {
                 self.clear(parents, name)?;
-                mknodat(CWD, &target, file_type, Mode::from_raw_mode(0o600), device)
-                    .io("cannot create", &target)?;
-                node
+                special(&target, FileType::CharacterDevice, makedev(*major, *minor))?;
+                NodeKind::CharacterDevice(*major, *minor)
             }
-            EntryType::XGlobalHeader => return Ok(()),
-            other => return Err(Problem::Archive(format!("unknown type {:?}", other.as_byte()))),
+            MemberKind::BlockDevice(major, minor) => {
+                self.clear(parents, name)?;
+                special(&target, FileType::BlockDevice, makedev(*major, *minor))?;
+                NodeKind::BlockDevice(*major, *minor)
+            }
+            MemberKind::Fifo => {
+                self.clear(parents, name)?;
+                special(&target, FileType::Fifo, 0)?;
+                NodeKind::Fifo
+            }
         };
         let node = Node { attributes, kind };
         if node.as_directory().is_none() {
@@ -270,52 +285,51 @@ impl Writer {
     fn regular<R: Read>(
         &mut self,
         target: &Path,
-        inside: &[u8],
-        entry: &mut Entry<'_, R>,
+        member: &Member,
+        tar: &mut Tar<R>,
     ) -> Result<NodeKind, Problem> {
         let mut file = File::create_new(target).io("cannot create", target)?;
-        let (mut hasher, mut size) = (Hasher::new(), 0);
+        let mut hasher = Hasher::new();
         loop {
-            let count = entry
-                .read(&mut self.buffer)
-                .map_err(|error| Problem::Archive(error.to_string()))?;
+            let count = tar.read(&mut self.buffer).map_err(Problem::Archive)?;
             if count == 0 {
                 break;
             }
             let data = &self.buffer[..count];
             hasher.update(data);
             file.write_all(data).io("cannot write", target)?;
-            size += count as u64;
-        }
-        if size != entry.size() {
-            return Err(Problem::Archive(format!("{} bytes expected, {size} there", entry.size())));
         }
         Ok(NodeKind::Regular(Regular {
-            size,
-            content: Content::Layer { layer: self.layer, path: inside.into() },
+            size: member.size,
+            content: Content::Layer { layer: self.layer, path: member.path.as_slice().into() },
             digest: Some(hasher.finish()),
             link_group: None,
         }))
     }
 
-    /// The node of a file that gets another name.
-    fn hard_link(&mut self, existing: &[u8]) -> Result<Node, Problem> {
-        let next = self.links.len() as u64 + 1;
+    /// The node of a file that gets another name, `path`.
+    fn hard_link(&mut self, existing: &[u8], path: &[u8]) -> Result<Node, Problem> {
         let wrong = || {
             let name = String::from_utf8_lossy(existing);
-            Problem::Archive(format!("is a hard link to `{name}`, which is no file of this layer"))
+            Problem::Entry(format!("is a hard link to `{name}`, which is no file of this layer"))
         };
         let node = get_mut(&mut self.root, existing).ok_or_else(wrong)?;
-        let NodeKind::Regular(regular) = &mut node.kind else {
+        let regular = match &mut node.kind {
+            NodeKind::Regular(regular) => regular,
+            NodeKind::Directory(_) | NodeKind::Whiteout => return Err(wrong()),
             // Hard links to symlinks and devices are allowed; they share nothing worth tracking.
-            return match node.kind {
-                NodeKind::Directory(_) | NodeKind::Whiteout => Err(wrong()),
-                _ => Ok(node.clone()),
-            };
+            _ => return Ok(node.clone()),
         };
-        let group = *regular.link_group.get_or_insert(next);
-        self.links.insert(existing.to_vec(), group);
-        Ok(node.clone())
+        regular.link_group.get_or_insert_with(|| {
+            self.link_groups += 1;
+            self.link_groups
+        });
+        let mut node = node.clone();
+        if let NodeKind::Regular(regular) = &mut node.kind {
+            // Its own name: the other one may be replaced by a later entry.
+            regular.content = Content::Layer { layer: self.layer, path: path.into() };
+        }
+        Ok(node)
     }
 
     fn whiteout(&mut self, parents: &[&[u8]], hidden: &[u8]) -> Result<(), Problem> {
@@ -328,16 +342,31 @@ impl Writer {
             return Ok(());
         }
         if hidden.is_empty() || hidden == b"." || hidden == b".." {
-            return Err(Problem::Archive("a whiteout of nothing".into()));
+            return Err(Problem::Entry("is a whiteout of nothing".to_owned()));
         }
-        self.clear(parents, hidden)?;
         let parent = self.parent(parents)?;
-        parent.children.insert(hidden.into(), Node::whiteout());
-        let mut target = self.fs.clone();
-        target.extend(parents.iter().chain([&hidden]).map(|name| OsStr::from_bytes(name)));
-        mknodat(CWD, &target, FileType::CharacterDevice, Mode::empty(), 0)
-            .io("cannot create", &target)?;
+        match parent.children.get_mut(hidden) {
+            // A whiteout is about lower layers only, whatever the order of the entries is (OCI
+            // image specification, "Whiteouts"). What is no directory hides them anyway.
+            Some(node) => {
+                if let Some(directory) = node.as_directory_mut() {
+                    directory.opaque = true;
+                }
+            }
+            None => {
+                parent.children.insert(hidden.into(), Node::whiteout());
+                let target = self.on_disk(parents, hidden);
+                mknodat(CWD, &target, FileType::CharacterDevice, Mode::empty(), 0)
+                    .io("cannot create", &target)?;
+            }
+        }
         Ok(())
+    }
+
+    fn on_disk(&self, parents: &[&[u8]], name: &[u8]) -> PathBuf {
+        let mut path = self.fs.clone();
+        path.extend(parents.iter().chain([&name]).map(|name| OsStr::from_bytes(name)));
+        path
     }
 
     /// The directory that an entry goes into; missing ones are made.
@@ -357,31 +386,52 @@ impl Writer {
             };
             directory = node.as_directory_mut().ok_or_else(|| {
                 let name = String::from_utf8_lossy(name);
-                Problem::Archive(format!("is below `{name}`, which is no directory"))
+                Problem::Entry(format!("is below `{name}`, which is no directory"))
             })?;
         }
         Ok(directory)
     }
 
-    /// Removes what an earlier entry put at a path.
-    fn clear(&mut self, parents: &[&[u8]], name: &[u8]) -> Result<(), Problem> {
+    /// Removes what an earlier entry put at a path; says whether there was something.
+    fn clear(&mut self, parents: &[&[u8]], name: &[u8]) -> Result<bool, Problem> {
         let removed = self.parent(parents)?.children.remove(name);
-        let Some(removed) = removed else { return Ok(()) };
-        let mut target = self.fs.clone();
-        target.extend(parents.iter().chain([&name]).map(|name| OsStr::from_bytes(name)));
-        let result = match removed.kind {
+        let Some(removed) = removed else { return Ok(false) };
+        let target = self.on_disk(parents, name);
+        match removed.kind {
             NodeKind::Directory(_) => fs::remove_dir_all(&target),
             _ => fs::remove_file(&target),
-        };
-        Ok(result.io("cannot remove", &target)?)
+        }
+        .io("cannot remove", &target)?;
+        Ok(true)
     }
 
     /// Sets the attributes of directories, whose times change while they are filled.
-    fn finish(self) -> Result<Node> {
-        fn go(path: &Path, node: &Node) -> Result<()> {
-            let Some(directory) = node.as_directory() else { return Ok(()) };
-            for (name, child) in &directory.children {
-                go(&path.join(OsStr::from_bytes(name)), child)?;
+    fn finish(mut self) -> Result<Node> {
+        let mut links = HashMap::new();
+        count_links(&self.root, &mut links);
+        finish_directory(&self.fs, &mut self.root, &links)?;
+        Ok(self.root)
+    }
+}
+
+/// How many names each group of hard links has.
+fn count_links(node: &Node, links: &mut HashMap<u64, u64>) {
+    match &node.kind {
+        NodeKind::Directory(directory) => {
+            directory.children.values().for_each(|child| count_links(child, links));
+        }
+        NodeKind::Regular(Regular { link_group: Some(group), .. }) => {
+            *links.entry(*group).or_default() += 1;
+        }
+        _ => {}
+    }
+}
+
+fn finish_directory(path: &Path, node: &mut Node, links: &HashMap<u64, u64>) -> Result<()> {
+    match &mut node.kind {
+        NodeKind::Directory(directory) => {
+            for (name, child) in &mut directory.children {
+                finish_directory(&path.join(OsStr::from_bytes(name)), child, links)?;
             }
             if directory.opaque {
                 lsetxattr(path, "trusted.overlay.opaque", b"y", XattrFlags::empty())
@@ -389,9 +439,17 @@ impl Writer {
             }
             apply(path, node)
         }
-        go(&self.fs, &self.root)?;
-        Ok(self.root)
+        NodeKind::Regular(regular) => {
+            // The other names were replaced by later entries.
+            regular.link_group = regular.link_group.filter(|group| links[group] > 1);
+            Ok(())
+        }
+        _ => Ok(()),
     }
+}
+
+fn special(path: &Path, file_type: FileType, device: u64) -> Result<()> {
+    mknodat(CWD, path, file_type, Mode::from_raw_mode(0o600), device).io("cannot create", path)
 }
 
 /// Sets owner, attributes, permissions and time, in the order in which they do not undo each
@@ -419,83 +477,4 @@ fn apply(path: &Path, node: &Node) -> Result<()> {
 fn get_mut<'a>(root: &'a mut Node, path: &[u8]) -> Option<&'a mut Node> {
     path.split(|byte| *byte == b'/')
         .try_fold(root, |node, name| node.as_directory_mut()?.children.get_mut(name))
-}
-
-/// The components of an entry's name; the root has none.
-fn split(path: &[u8]) -> Result<Vec<&[u8]>, Problem> {
-    let names: Vec<&[u8]> =
-        path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".").collect();
-    if names.contains(&b"..".as_slice()) {
-        return Err(Problem::Archive("its name contains `..`".into()));
-    }
-    if names.iter().any(|name| name.contains(&0) || name.len() > 255) {
-        return Err(Problem::Archive("its name is not valid".into()));
-    }
-    Ok(names)
-}
-
-fn link_name<R: Read>(entry: &Entry<'_, R>) -> Result<Vec<u8>, Problem> {
-    let name = entry.link_name_bytes().filter(|name| !name.is_empty() && !name.contains(&0));
-    Ok(name.ok_or_else(|| Problem::Archive("a link without a target".into()))?.into_owned())
-}
-
-fn attributes<R: Read>(entry: &mut Entry<'_, R>) -> Result<Attributes, Problem> {
-    let wrong = |error: io::Error| Problem::Archive(error.to_string());
-    let header = entry.header();
-    let id = |value: u64| {
-        u32::try_from(value).map_err(|_| Problem::Archive(format!("owner {value} is too large")))
-    };
-    let mut attributes = Attributes {
-        mode: header.mode().map_err(wrong)? & 0o7777,
-        uid: id(header.uid().map_err(wrong)?)?,
-        gid: id(header.gid().map_err(wrong)?)?,
-        mtime: i64::try_from(header.mtime().map_err(wrong)?)
-            .unwrap_or(i64::MAX)
-            .saturating_mul(1_000_000_000),
-        xattrs: Vec::new(),
-    };
-    let Some(extensions) = entry.pax_extensions().map_err(wrong)? else { return Ok(attributes) };
-    for extension in extensions {
-        let extension = extension.map_err(wrong)?;
-        let key = extension.key().map_err(|_| Problem::Archive("a key is not UTF-8".into()))?;
-        let value = extension.value_bytes();
-        let number = || {
-            std::str::from_utf8(value)
-                .ok()
-                .and_then(|text| text.parse().ok())
-                .ok_or_else(|| Problem::Archive(format!("`{key}` is not a number")))
-        };
-        match key {
-            "uid" => attributes.uid = id(number()?)?,
-            "gid" => attributes.gid = id(number()?)?,
-            "mtime" => {
-                attributes.mtime = pax_time(value)
-                    .ok_or_else(|| Problem::Archive("`mtime` is not a time".into()))?;
-            }
-            _ => {
-                if let Some(name) = key.strip_prefix("SCHILY.xattr.")
-                    && !name.starts_with("trusted.overlay.")
-                    && !name.starts_with("user.overlay.")
-                {
-                    attributes.xattrs.push((name.to_owned(), value.to_vec()));
-                }
-            }
-        }
-    }
-    attributes.xattrs.sort();
-    Ok(attributes)
-}
-
-/// Seconds with a fraction, as PAX writes times, in nanoseconds.
-fn pax_time(value: &[u8]) -> Option<i64> {
-    let text = std::str::from_utf8(value).ok()?;
-    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let negative = seconds.starts_with('-');
-    let seconds: i64 = seconds.parse().ok()?;
-    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let nanos: i64 = format!("{:0<9}", &fraction[..fraction.len().min(9)]).parse().ok()?;
-    let nanos = if negative { -nanos } else { nanos };
-    Some(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
 }

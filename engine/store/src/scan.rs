@@ -28,6 +28,8 @@ impl LayerDir {
     }
 }
 
+type Xattrs = Vec<(String, Vec<u8>)>;
+
 struct Scan {
     layer: LayerId,
     links: HashMap<u64, u64>,
@@ -94,7 +96,7 @@ impl Scan {
     }
 
     /// Extended attributes without overlayfs's own, and whether the directory is opaque.
-    fn xattrs(&mut self, path: &Path) -> Result<(Vec<(String, Vec<u8>)>, bool)> {
+    fn xattrs(&mut self, path: &Path) -> Result<(Xattrs, bool)> {
         let length =
             llistxattr(path, &mut self.buffer[..]).io("cannot list attributes of", path)?;
         if length == 0 {

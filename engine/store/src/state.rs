@@ -203,10 +203,10 @@ fn remove_stale_sessions(tmp: &Path) {
             }
             continue;
         };
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            if let Err(error) = fs::remove_dir_all(entry.path()) {
-                tracing::warn!("cannot remove `{}`: {error}", entry.path().display());
-            }
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+            && let Err(error) = fs::remove_dir_all(entry.path())
+        {
+            tracing::warn!("cannot remove `{}`: {error}", entry.path().display());
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Frontends that are not the built-in one, and hostile components: what runs, what is refused,
 //! and that the program lives on. The components come from `frontends-wasm/build.sh`, by way of
-//! the directory in `COFFERDAM_GUESTS`.
+//! the directory in `COFFERDAM_TEST_GUESTS`.
 
 use std::path::{Path, PathBuf};
 
@@ -12,8 +12,8 @@ use crate::World;
 
 /// Every component below the directory of guests.
 fn guests() -> Result<Vec<PathBuf>> {
-    let directory = std::env::var_os("COFFERDAM_GUESTS")
-        .context("COFFERDAM_GUESTS names no directory: run `make test`")?;
+    let directory = std::env::var_os("COFFERDAM_TEST_GUESTS")
+        .context("COFFERDAM_TEST_GUESTS names no directory: run `make test`")?;
     let mut found = Vec::new();
     let mut open = vec![PathBuf::from(directory)];
     while let Some(directory) = open.pop() {

@@ -747,8 +747,8 @@ fn wildcards() {
         source,
         "",
         expect![[r#"
-        error: invalid pattern "[": a class does not end
-    "#]],
+            error: invalid pattern `[`: a class does not end
+        "#]],
     );
     check(
         copy("/*", "/x/"),

@@ -436,16 +436,16 @@ fn patterns() {
         source,
         "",
         expect![[r#"
-        error: invalid pattern "[": a class does not end
-    "#]],
+            error: invalid pattern `[`: a class does not end
+        "#]],
     );
     check(
         with(&[], &["!"]),
         source,
         "",
         expect![[r#"
-        error: invalid pattern "!": nothing follows `!`
-    "#]],
+            error: invalid pattern `!`: nothing follows `!`
+        "#]],
     );
     let file = Copy { exclude_patterns: texts(&["a.go"]), ..copy("/d/a.go", "/x") };
     check(

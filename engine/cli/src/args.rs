@@ -1,0 +1,272 @@
+//! The command line: commands and flags under the names that `docker build` uses, with the texts
+//! of `--help`. What the flags mean together is decided in `request`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::error::Error;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    success
+  1    a step of the build failed
+  2    the request is wrong: command line, Dockerfile, build context
+  3    a registry or the network failed
+  4    the configuration or the machine lacks something
+  70   a defect in cofferdam
+  130  interrupted by a signal";
+
+/// Builds container images; everything but the RUN steps works in WebAssembly sandboxes.
+#[derive(Debug, Parser)]
+#[command(name = "cofferdam", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub struct Cli {
+    /// State directory [default: /var/lib/cofferdam for root, else $XDG_DATA_HOME/cofferdam or
+    /// ~/.local/share/cofferdam] [env: COFFERDAM_ROOT]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build an image
+    #[command(after_help = EXIT_CODES)]
+    Build(Box<Build>),
+    /// Look inside
+    #[command(subcommand)]
+    Debug(Debug),
+    /// Print the version
+    Version,
+}
+
+/// Commands for finding out what happens.
+#[derive(Debug, Subcommand)]
+pub enum Debug {
+    /// Print a BuildKit definition (binary pb.Definition) as JSON
+    DumpLlb {
+        /// The definition; `-` is standard input
+        #[arg(value_name = "FILE", default_value = "-")]
+        file: PathBuf,
+    },
+}
+
+/// Flags of `cofferdam build`.
+#[derive(Args, Debug, Default)]
+pub struct Build {
+    /// The build context: a directory
+    #[arg(value_name = "PATH")]
+    pub context: Option<PathBuf>,
+    /// Add a custom host-to-IP mapping (format: "host:ip")
+    #[arg(long = "add-host", value_name = "HOST:IP")]
+    pub add_hosts: Vec<String>,
+    /// Allow extra privileged entitlement
+    #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
+    pub allow: Vec<Entitlement>,
+    /// Set build-time variables; without a value, it is that of the environment
+    #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
+    pub build_args: Vec<String>,
+    /// Additional build contexts (docker-image://REF, oci-layout://PATH[:TAG][@DIGEST], or a
+    /// directory)
+    #[arg(long = "build-context", value_name = "NAME=VALUE")]
+    pub build_contexts: Vec<String>,
+    /// Name of the Dockerfile (default: "PATH/Dockerfile"); "-" is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Build with this frontend component instead of the built-in one for Dockerfiles
+    #[arg(long, value_name = "FILE.wasm")]
+    pub frontend: Option<PathBuf>,
+    /// Write the image's digest to a file
+    #[arg(long, value_name = "FILE")]
+    pub iidfile: Option<PathBuf>,
+    /// Registry without TLS; those on loopback need no mention
+    #[arg(long = "insecure-registry", value_name = "HOST[:PORT]")]
+    pub insecure_registries: Vec<String>,
+    /// Set metadata for an image
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
+    /// Set the networking mode for the RUN instructions during build (host includes
+    /// "--allow network.host")
+    #[arg(long, value_name = "MODE", default_value = "default")]
+    pub network: NetworkMode,
+    /// Do not use cache when building the image
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Do not cache specified stages
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub no_cache_filter: Vec<String>,
+    /// Option for the frontend
+    #[arg(long = "opt", value_name = "KEY=VALUE")]
+    pub options: Vec<String>,
+    /// Output destination (format: "type=image|oci|local|tar,dest=path", or a directory, or "-"
+    /// for a tar on standard output)
+    #[arg(short, long = "output", value_name = "OUTPUT")]
+    pub outputs: Vec<String>,
+    /// Set target platform for build
+    #[arg(long = "platform", value_name = "PLATFORM", value_delimiter = ',')]
+    pub platforms: Vec<String>,
+    /// Set type of progress output; quiet is "--quiet"
+    #[arg(long, value_name = "TYPE", default_value = "auto")]
+    pub progress: ProgressMode,
+    /// Always attempt to pull all referenced images
+    #[arg(long)]
+    pub pull: bool,
+    /// Shorthand for "--output=type=image,push=true"
+    #[arg(long)]
+    pub push: bool,
+    /// Suppress the build output and print the image's digest on success
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Image identifier (format: "[registry/]repository[:tag]")
+    #[arg(short, long = "tag", value_name = "NAME")]
+    pub tags: Vec<String>,
+    /// Set the target build stage to build
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+}
+
+impl Build {
+    /// How progress is shown.
+    pub fn progress(&self) -> ProgressMode {
+        if self.quiet { ProgressMode::Quiet } else { self.progress }
+    }
+}
+
+/// Privileges for steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Entitlement {
+    /// `RUN --network=host`
+    #[value(name = "network.host")]
+    NetworkHost,
+    /// `RUN --security=insecure`
+    #[value(name = "security.insecure")]
+    SecurityInsecure,
+}
+
+/// Networks of steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum NetworkMode {
+    /// What the engine has for steps
+    #[default]
+    Default,
+    /// Loopback only
+    None,
+    /// The host's
+    Host,
+}
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ProgressMode {
+    /// The best for where standard error goes
+    #[default]
+    Auto,
+    /// For a terminal
+    Tty,
+    /// Line by line
+    Plain,
+    /// One JSON object per line (docs/progress-json.md)
+    Json,
+    /// Not at all
+    Quiet,
+}
+
+/// Flags of `docker build` and `docker buildx build` that are not there yet.
+const NOT_YET: &[&str] = &[
+    "--annotation",
+    "--attest",
+    "--builder",
+    "--cache-from",
+    "--cache-to",
+    "--call",
+    "--cgroup-parent",
+    "--check",
+    "--compress",
+    "--cpu-period",
+    "--cpu-quota",
+    "--cpu-shares",
+    "--cpuset-cpus",
+    "--cpuset-mems",
+    "--force-rm",
+    "--isolation",
+    "--load",
+    "--memory",
+    "--memory-swap",
+    "--metadata-file",
+    "--policy",
+    "--provenance",
+    "--rm",
+    "--sbom",
+    "--secret",
+    "--security-opt",
+    "--shm-size",
+    "--squash",
+    "--ssh",
+    "--ulimit",
+];
+
+/// Says so when clap was given a flag that Docker has and this program has not yet.
+pub fn not_yet(error: &clap::Error) -> Option<Error> {
+    let clap::error::ContextValue::String(flag) =
+        error.get(clap::error::ContextKind::InvalidArg)?
+    else {
+        return None;
+    };
+    let flag = flag.split('=').next().unwrap_or(flag);
+    (error.kind() == clap::error::ErrorKind::UnknownArgument && NOT_YET.contains(&flag))
+        .then(|| Error::usage(format!("docker's flag `{flag}` is not supported yet")))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_docker_has_and_we_have_not_is_named() {
+        let refusal = |flag: &str| {
+            let error = Cli::try_parse_from(["cofferdam", "build", flag, "."]).unwrap_err();
+            not_yet(&error).map(|error| error.to_string())
+        };
+        assert_eq!(
+            refusal("--secret=id=x").as_deref(),
+            Some("docker's flag `--secret` is not supported yet")
+        );
+        assert_eq!(refusal("--ssh").as_deref(), Some("docker's flag `--ssh` is not supported yet"));
+        assert_eq!(refusal("--no-such-option"), None);
+    }
+
+    #[test]
+    fn no_flag_is_both_there_and_not_there() {
+        let mut command = Cli::command();
+        command.build();
+        let build = command.find_subcommand("build").expect("there is `build`");
+        let flags: Vec<String> =
+            build.get_arguments().filter_map(|a| a.get_long()).map(|f| format!("--{f}")).collect();
+        assert!(flags.contains(&"--tag".to_owned()));
+        assert!(NOT_YET.iter().all(|flag| !flags.contains(&(*flag).to_owned())));
+    }
+
+    #[test]
+    fn quiet_is_a_progress_mode() {
+        let mode = |flags: &[&str]| {
+            let args = ["cofferdam", "build", "."].iter().chain(flags);
+            match Cli::try_parse_from(args).expect("valid").command {
+                Command::Build(build) => build.progress(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(mode(&[]), ProgressMode::Auto);
+        assert_eq!(mode(&["--progress", "json"]), ProgressMode::Json);
+        assert_eq!(mode(&["--progress", "json", "-q"]), ProgressMode::Quiet);
+    }
+}

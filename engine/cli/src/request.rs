@@ -1,0 +1,381 @@
+//! From the flags of `cofferdam build` to the engine's request and what the session lends.
+//! Reads of the user's files only the frontend component and a Dockerfile on standard input.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use cofferdam_build::{
+    Destination, Entitlements, Export, FrontendChoice, ImageOptions, Request,
+};
+use cofferdam_registry::Reference;
+use cofferdam_session::LocalSession;
+use cofferdam_types::Platform;
+use tempfile::TempDir;
+
+use crate::args::{Build, Entitlement, NetworkMode, ProgressMode};
+use crate::contexts::NamedContexts;
+use crate::error::Error;
+use crate::output::Output;
+use crate::root::Environment;
+
+/// What the program runs in.
+pub struct Surroundings<'a> {
+    /// The environment.
+    pub env: Environment<'a>,
+    /// Standard input.
+    pub stdin: &'a mut dyn Read,
+    /// Whether standard output is a terminal.
+    pub stdout_is_terminal: bool,
+}
+
+/// A build, ready for the engine.
+pub struct Prepared {
+    /// The request.
+    pub request: Request,
+    /// What the client lends.
+    pub session: LocalSession,
+    /// Whether the user should be told that nothing comes out of the build.
+    pub cache_only: bool,
+    /// Holds a Dockerfile that came from standard input, until the build is over.
+    pub stdin_dockerfile: Option<TempDir>,
+}
+
+/// Reads what the flags mean together.
+///
+/// # Errors
+/// When they do not make sense, or name files that are not there.
+pub fn prepare(args: &Build, surroundings: Surroundings<'_>) -> Result<Prepared, Error> {
+    let Surroundings { env, stdin, stdout_is_terminal } = surroundings;
+    let context = context(args.context.as_deref())?;
+    let mut session = LocalSession::default().lend("context", &context);
+    let mut options = BTreeMap::new();
+
+    let dockerfile = dockerfile(args, &context, stdin)?;
+    session = session.lend("dockerfile", &dockerfile.directory);
+    options.extend(dockerfile.name.map(|name| ("filename".to_owned(), name)));
+
+    let mut named = NamedContexts::default();
+    for text in &args.build_contexts {
+        named.add(text)?;
+    }
+    for (name, directory) in &named.lent {
+        session = session.lend(name, directory);
+    }
+    options.extend(named.options);
+
+    let arguments = build_args(args, env)?;
+    let epoch = arguments.get("SOURCE_DATE_EPOCH").filter(|epoch| !epoch.is_empty());
+    let epoch = epoch.map(|text| {
+        let wrong = || Error::usage(format!("SOURCE_DATE_EPOCH `{text}`: expected seconds"));
+        text.parse::<i64>().map_err(|_| wrong())
+    });
+    let epoch = epoch.transpose()?;
+    options.extend(arguments.iter().map(|(key, value)| (format!("build-arg:{key}"), value.clone())));
+    options.extend(frontend_options(args)?);
+
+    let quiet = args.progress() == ProgressMode::Quiet;
+    let (mut exports, cache_only) = exports(args, quiet)?;
+    for export in &mut exports {
+        if let Export::Image { options, .. } | Export::Oci { options, .. } = export {
+            options.source_date_epoch = options.source_date_epoch.or(epoch);
+        }
+    }
+    check_stdout(&exports, quiet, stdout_is_terminal)?;
+
+    let request = Request {
+        frontend: frontend(args.frontend.as_deref())?,
+        options,
+        platforms: platforms(&args.platforms)?,
+        exports,
+        pull: args.pull,
+        entitlements: Entitlements {
+            network_host: args.allow.contains(&Entitlement::NetworkHost)
+                || args.network == NetworkMode::Host,
+            security_insecure: args.allow.contains(&Entitlement::SecurityInsecure),
+        },
+    };
+    Ok(Prepared { request, session, cache_only, stdin_dockerfile: dockerfile.temporary })
+}
+
+fn context(path: Option<&Path>) -> Result<PathBuf, Error> {
+    let Some(path) = path else {
+        return Err(Error::usage("`cofferdam build` requires 1 argument: the build context")
+            .hint("to build the current directory: cofferdam build .")
+            .hint("for all flags: cofferdam build --help"));
+    };
+    if path == Path::new("-") {
+        return Err(Error::usage("a build context from standard input is not supported yet")
+            .hint("unpack it and give its directory; a Dockerfile alone can come by `--file -`"));
+    }
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => Ok(path.to_owned()),
+        Ok(_) => Err(Error::usage(format!(
+            "the build context `{}` is not a directory",
+            path.display()
+        ))
+        .hint("give the directory of the context as PATH and the Dockerfile with --file")),
+        Err(_) if is_remote(path) => Err(Error::usage(format!(
+            "the build context `{}`: Git and HTTP contexts are not supported yet",
+            path.display()
+        ))
+        .hint("fetch it first and give its directory")),
+        Err(source) => {
+            Err(Error::File { action: "read the build context", path: path.to_owned(), source })
+        }
+    }
+}
+
+/// Whether docker would fetch it.
+fn is_remote(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    text.contains("://") || text.starts_with("git@") || text.starts_with("github.com/")
+}
+
+/// Where the Dockerfile is.
+struct Dockerfile {
+    directory: PathBuf,
+    /// Its name there; the frontend has a default.
+    name: Option<String>,
+    temporary: Option<TempDir>,
+}
+
+fn dockerfile(args: &Build, context: &Path, stdin: &mut dyn Read) -> Result<Dockerfile, Error> {
+    let missing = |path: PathBuf, source| Error::File {
+        action: "read the Dockerfile",
+        path,
+        source,
+    };
+    let Some(path) = args.file.as_deref() else {
+        let path = context.join("Dockerfile");
+        // Another frontend knows itself what its files are called.
+        if args.frontend.is_none()
+            && let Err(error) = std::fs::metadata(&path)
+        {
+            return Err(missing(path, error));
+        }
+        return Ok(Dockerfile { directory: context.to_owned(), name: None, temporary: None });
+    };
+    if path == Path::new("-") {
+        let directory = tempfile::Builder::new().prefix("cofferdam-dockerfile-").tempdir();
+        let directory = directory.map_err(|source| missing(std::env::temp_dir(), source))?;
+        let mut text = Vec::new();
+        stdin
+            .read_to_end(&mut text)
+            .and_then(|_| std::fs::write(directory.path().join("Dockerfile"), text))
+            .map_err(|source| missing(path.to_owned(), source))?;
+        return Ok(Dockerfile {
+            directory: directory.path().to_owned(),
+            name: Some("Dockerfile".into()),
+            temporary: Some(directory),
+        });
+    }
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_file() => {}
+        Ok(_) => {
+            let path = path.display();
+            return Err(Error::usage(format!("the Dockerfile `{path}` is not a file")));
+        }
+        Err(source) => {
+            if path.is_relative() && context.join(path).is_file() {
+                let (path, inside) = (path.display(), context.join(path));
+                return Err(Error::usage(format!("cannot read the Dockerfile `{path}`: {source}"))
+                    .hint(format!(
+                        "--file is relative to the current directory: --file {}",
+                        inside.display()
+                    )));
+            }
+            return Err(missing(path.to_owned(), source));
+        }
+    }
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
+        Error::usage(format!("the name of the Dockerfile `{}` is not UTF-8", path.display()))
+    })?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    Ok(Dockerfile {
+        directory: directory.unwrap_or(Path::new(".")).to_owned(),
+        name: Some(name.to_owned()),
+        temporary: None,
+    })
+}
+
+fn build_args(args: &Build, env: Environment<'_>) -> Result<BTreeMap<String, String>, Error> {
+    let from_env = |key: &str| -> Result<Option<String>, Error> {
+        let value = env(key).map(|value| value.into_string());
+        value.transpose().map_err(|_| {
+            Error::usage(format!("--build-arg {key}: the environment's value is not UTF-8"))
+        })
+    };
+    let mut found = BTreeMap::new();
+    // As buildx does, so that reproducible builds need one variable only.
+    if let Some(epoch) = from_env("SOURCE_DATE_EPOCH")? {
+        found.insert("SOURCE_DATE_EPOCH".to_owned(), epoch);
+    }
+    for text in &args.build_args {
+        let (key, value) = match text.split_once('=') {
+            Some((key, value)) => (key, Some(value.to_owned())),
+            None => (text.as_str(), from_env(text)?),
+        };
+        if key.is_empty() {
+            return Err(Error::usage(format!("--build-arg `{text}`: expected KEY[=VALUE]")));
+        }
+        // Docker leaves out what is not in the environment: the ARG keeps its default.
+        found.extend(value.map(|value| (key.to_owned(), value)));
+    }
+    Ok(found)
+}
+
+/// The options that flags stand for, besides the Dockerfile, named contexts and build arguments.
+fn frontend_options(args: &Build) -> Result<BTreeMap<String, String>, Error> {
+    let mut options = BTreeMap::new();
+    let mut set = |key: &str, value: &str| options.insert(key.to_owned(), value.to_owned());
+    for text in &args.labels {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        if key.is_empty() {
+            return Err(Error::usage(format!("--label `{text}`: expected KEY=VALUE")));
+        }
+        set(&format!("label:{key}"), value);
+    }
+    if let Some(target) = &args.target {
+        set("target", target);
+    }
+    if args.no_cache {
+        set("no-cache", "");
+    } else if !args.no_cache_filter.is_empty() {
+        set("no-cache", &args.no_cache_filter.join(","));
+    }
+    if args.pull {
+        set("image-resolve-mode", "pull");
+    }
+    if !args.add_hosts.is_empty() {
+        let hosts: Result<Vec<_>, _> = args.add_hosts.iter().map(|text| add_host(text)).collect();
+        set("add-hosts", &hosts?.join(","));
+    }
+    match args.network {
+        NetworkMode::Default => None,
+        NetworkMode::None => set("force-network-mode", "none"),
+        NetworkMode::Host => set("force-network-mode", "host"),
+    };
+    for text in &args.options {
+        let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+        let (key, value) = pair
+            .ok_or_else(|| Error::usage(format!("--opt `{text}`: expected KEY=VALUE")))?;
+        set(key, value);
+    }
+    Ok(options)
+}
+
+/// From `host:ip` or `host=ip` to `host=ip`.
+fn add_host(text: &str) -> Result<String, Error> {
+    let invalid = |what: &str| Error::usage(format!("--add-host `{text}`: {what}"));
+    let (host, ip) = text
+        .split_once('=')
+        .or_else(|| text.split_once(':'))
+        .filter(|(host, _)| !host.is_empty() && !host.contains([',', ' ']))
+        .ok_or_else(|| invalid("expected HOST:IP"))?;
+    if ip == "host-gateway" {
+        return Err(invalid("`host-gateway` is not supported yet"));
+    }
+    let ip = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
+    let ip: IpAddr = ip.parse().map_err(|_| invalid(&format!("`{ip}` is not an IP address")))?;
+    Ok(format!("{host}={ip}"))
+}
+
+fn platforms(texts: &[String]) -> Result<Vec<Platform>, Error> {
+    let parse = |text: &String| match text.trim() {
+        "local" => Ok(Platform::host()),
+        text => text.parse().map_err(|error| Error::usage(format!("--platform: {error}"))),
+    };
+    let mut platforms: Vec<Platform> = Vec::new();
+    for platform in texts.iter().map(parse) {
+        let platform = platform?;
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    Ok(platforms)
+}
+
+fn frontend(path: Option<&Path>) -> Result<FrontendChoice, Error> {
+    let Some(path) = path else { return Ok(FrontendChoice::Dockerfile) };
+    let bytes = std::fs::read(path).map_err(|source| Error::File {
+        action: "read the frontend",
+        path: path.to_owned(),
+        source,
+    })?;
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    Ok(FrontendChoice::Component { name, bytes })
+}
+
+/// Where the result goes, and whether the user should be told that it goes nowhere.
+fn exports(args: &Build, quiet: bool) -> Result<(Vec<Export>, bool), Error> {
+    let parse = |tag: &String| {
+        Reference::parse(tag).map_err(|error| Error::usage(format!("--tag: {error}")))
+    };
+    let tags = args.tags.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    let outputs = args.outputs.iter().map(|text| Output::parse(text));
+    let mut outputs = outputs.collect::<Result<Vec<_>, _>>()?;
+
+    let wants_image = args.push || !tags.is_empty();
+    let wants_digest = args.iidfile.is_some() || quiet;
+    let has_image = outputs.iter().any(|output| matches!(output, Output::Image { .. }));
+    if (outputs.is_empty() && (wants_image || wants_digest)) || (args.push && !has_image) {
+        outputs.push(Output::Image {
+            names: Vec::new(),
+            push: false,
+            options: ImageOptions::default(),
+        });
+    }
+    let cache_only = outputs.is_empty();
+
+    let or_tags = |names: Vec<Reference>| if names.is_empty() { tags.clone() } else { names };
+    let mut exports = Vec::new();
+    for output in outputs {
+        exports.push(match output {
+            Output::Image { names, push, options } => {
+                let (names, push) = (or_tags(names), push || args.push);
+                if push && names.is_empty() {
+                    return Err(Error::usage("an image needs a name to be pushed")
+                        .hint("name it with --tag REGISTRY/REPOSITORY:TAG"));
+                }
+                Export::Image { names, push, options }
+            }
+            Output::Oci { dest, names, options } => {
+                Export::Oci { dest, names: or_tags(names), options }
+            }
+            Output::Local(path) => Export::Local(path),
+            Output::Tar(dest) => Export::Tar(dest),
+            Output::CacheOnly => continue,
+        });
+    }
+    let makes_image =
+        exports.iter().any(|export| matches!(export, Export::Image { .. } | Export::Oci { .. }));
+    if args.iidfile.is_some() && !makes_image {
+        return Err(Error::usage("--iidfile needs an output that makes an image")
+            .hint("add --tag NAME or --output type=image"));
+    }
+    Ok((exports, cache_only))
+}
+
+/// Standard output takes one thing, and a terminal takes no archive.
+fn check_stdout(exports: &[Export], quiet: bool, is_terminal: bool) -> Result<(), Error> {
+    let to_stdout = |export: &&Export| {
+        matches!(export, Export::Oci { dest, .. } | Export::Tar(dest) if *dest == Destination::Stdout)
+    };
+    match exports.iter().filter(to_stdout).count() {
+        0 => Ok(()),
+        1 if is_terminal => Err(Error::usage("refusing to write an archive to the terminal")
+            .hint("add `dest=FILE` to --output, or redirect standard output")),
+        1 if quiet => Err(Error::usage(
+            "--quiet prints the digest on standard output, where an --output goes already",
+        )
+        .hint("add `dest=FILE` to --output, or use --iidfile FILE rather than --quiet")),
+        1 => Ok(()),
+        _ => Err(Error::usage("only one --output can go to standard output")
+            .hint("add `dest=FILE` to the others")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

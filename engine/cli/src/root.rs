@@ -1,0 +1,121 @@
+//! What the program takes from its user and machine: the state directory, Docker's credentials,
+//! the resolver's configuration. The environment comes in as a function, for the tests.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use cofferdam_registry::DockerConfig;
+
+use crate::error::Error;
+
+/// Looks up a variable of the environment.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// The state directory: what the flag or the environment says, else the usual place.
+///
+/// # Errors
+/// When there is no home directory to put it in.
+pub fn state_directory(
+    flag: Option<PathBuf>,
+    env: Environment<'_>,
+    is_root: bool,
+) -> Result<PathBuf, Error> {
+    if let Some(root) = flag.or_else(|| path(env, "COFFERDAM_ROOT")) {
+        return Ok(root);
+    }
+    if is_root {
+        return Ok("/var/lib/cofferdam".into());
+    }
+    // The base directory specification says to ignore relative paths.
+    let data = path(env, "XDG_DATA_HOME").filter(|path| path.is_absolute());
+    let data = data.or_else(|| Some(path(env, "HOME")?.join(".local/share")));
+    data.map(|data| data.join("cofferdam")).ok_or_else(|| {
+        Error::Configuration(
+            "no place for the state directory: set --root, COFFERDAM_ROOT or HOME".into(),
+        )
+    })
+}
+
+/// The user's credentials for registries, where Docker keeps them.
+///
+/// # Errors
+/// When Docker's configuration cannot be read.
+pub fn credentials(env: Environment<'_>) -> Result<DockerConfig, Error> {
+    let directory =
+        path(env, "DOCKER_CONFIG").or_else(|| Some(path(env, "HOME")?.join(".docker")));
+    let config = match directory {
+        Some(directory) => DockerConfig::load(&directory.join("config.json"))
+            .map_err(|error| Error::Configuration(error.to_string()))?,
+        None => DockerConfig::default(),
+    };
+    let search = env("PATH").unwrap_or_default();
+    Ok(config.helper_dirs(std::env::split_paths(&search).filter(|path| path.is_absolute())))
+}
+
+/// The resolver's configuration for steps: they are in the host's network unless they ask for
+/// none at all, so it is the host's own.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub fn resolv_conf(path: &Path) -> Result<Option<String>, Error> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            Err(Error::Configuration(format!("cannot read {}: {error}", path.display())))
+        }
+    }
+}
+
+fn path(env: Environment<'_>, name: &str) -> Option<PathBuf> {
+    env(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(flag: Option<&str>, env: &[(&str, &str)], is_root: bool, expected: &str) {
+        let env = |name: &str| {
+            env.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+        };
+        let found = match state_directory(flag.map(PathBuf::from), &env, is_root) {
+            Ok(path) => path.display().to_string(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_state_directory() {
+        let home = ("HOME", "/home/me");
+        check(Some("/flag"), &[("COFFERDAM_ROOT", "/env"), home], true, "/flag");
+        check(None, &[("COFFERDAM_ROOT", "/env"), home], true, "/env");
+        check(None, &[("COFFERDAM_ROOT", ""), home], true, "/var/lib/cofferdam");
+        check(None, &[home], false, "/home/me/.local/share/cofferdam");
+        check(None, &[("XDG_DATA_HOME", "/data"), home], false, "/data/cofferdam");
+        check(None, &[("XDG_DATA_HOME", "data"), home], false, "/home/me/.local/share/cofferdam");
+        let homeless = "no place for the state directory: set --root, COFFERDAM_ROOT or HOME";
+        check(None, &[], false, homeless);
+    }
+
+    #[test]
+    fn no_resolver_is_no_error() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("resolv.conf");
+        assert_eq!(resolv_conf(&path).expect("missing is fine"), None);
+        std::fs::write(&path, "nameserver 192.0.2.1\n").expect("written");
+        let text = resolv_conf(&path).expect("readable");
+        assert_eq!(text.as_deref(), Some("nameserver 192.0.2.1\n"));
+    }
+
+    #[test]
+    fn broken_credentials_are_told() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(directory.path().join("config.json"), "{").expect("written");
+        let env = |name: &str| (name == "DOCKER_CONFIG").then(|| directory.path().into());
+        let error = credentials(&env).expect_err("the file is broken");
+        assert!(matches!(error, Error::Configuration(_)), "{error}");
+    }
+}

@@ -1,0 +1,152 @@
+//! Edits on top of a tree: what is seen, and what the new layer says.
+
+use cofferdam_store::{Attributes, LayerBuilder, Node, NodeKind, Result};
+use expect_test::{Expect, expect};
+
+use crate::support::{Place, show_found, show_node, show_tree};
+
+fn attributes(mode: u32) -> Attributes {
+    Attributes { mode, ..Attributes::default() }
+}
+
+fn symlink(target: &str) -> Node {
+    Node { attributes: attributes(0o777), kind: NodeKind::Symlink(target.into()) }
+}
+
+const BASE: &str = "d/ [700 1:2 @5 user.k=v]\n d/a = a\n d/b = b\n d/sub/c = c\n f = f";
+
+/// Shows the layer that the edits make. What is seen while editing has to be what the committed
+/// layer shows on top of the base.
+#[track_caller]
+fn check(base: &[&str], edit: impl FnOnce(&mut LayerBuilder) -> Result<()>, expected: Expect) {
+    let place = Place::new();
+    let chain = place.chain(base);
+    let tree = place.store.tree(&chain).expect("all layers are there");
+    let mut builder = LayerBuilder::new((!base.is_empty()).then_some(tree));
+    let outcome = match edit(&mut builder) {
+        Ok(()) => String::new(),
+        Err(error) => format!("error: {error}\n"),
+    };
+    let seen = show_found(&place.store, &builder.view());
+    let layer = place.store.commit_virtual(builder.finish()).expect("a layer");
+    let tree = place.store.tree(&chain.with(layer.id)).expect("all layers are there");
+    assert_eq!(seen, show_tree(&tree), "the view and the committed layer");
+    expected.assert_eq(&format!("{outcome}{}----\n{seen}", show_node(&place.store, &layer.root)));
+}
+
+#[test]
+fn nothing() {
+    check(&[], |_| Ok(()), expect![[]]);
+    check(&["/ [711 3:4]\n f = f"], |_| Ok(()), expect![[]]);
+}
+
+#[test]
+fn put() {
+    check(
+        &[BASE],
+        |builder| {
+            builder.put(b"d/a", symlink("b"))?;
+            builder.put(b"/d/sub/./new", symlink("c"))?;
+            builder.put(b"d/b", symlink("first"))?;
+            builder.put(b"d/b", symlink("second"))
+        },
+        expect![[]],
+    );
+    check(&[BASE], |builder| builder.put(b"d", symlink("over a directory")), expect![[]]);
+    check(&[], |builder| builder.put(b"x", symlink("y")), expect![[]]);
+    for path in ["no/x", "f/x", "", "/", "d/../x"] {
+        let place = Place::new();
+        let mut builder = LayerBuilder::new(Some(place.tree(&[BASE])));
+        assert!(builder.put(path.as_bytes(), symlink("x")).is_err(), "{path}");
+    }
+}
+
+#[test]
+fn remove() {
+    check(
+        &[BASE],
+        |builder| {
+            builder.remove(b"d/a")?;
+            builder.remove(b"d/sub")?;
+            builder.remove(b"not-there")?;
+            builder.remove(b"d/a/below")?;
+            builder.put(b"new", symlink("x"))?;
+            builder.remove(b"new")
+        },
+        expect![[]],
+    );
+    check(
+        &[BASE],
+        |builder| {
+            builder.remove(b"d")?;
+            builder.put(b"d/x", symlink("the parent is gone"))
+        },
+        expect![[]],
+    );
+    check(&[BASE], |builder| builder.remove(b"/"), expect![[]]);
+}
+
+#[test]
+fn put_directory() {
+    check(
+        &[BASE],
+        |builder| {
+            builder.put_directory(b"d", attributes(0o750))?;
+            builder.put_directory(b"new", attributes(0o700))?;
+            builder.put(b"new/x", symlink("y"))?;
+            builder.put_directory(b"new", attributes(0o711))?;
+            builder.put_directory(b"/", attributes(0o555))
+        },
+        expect![[]],
+    );
+    // What the base had there stays removed.
+    check(
+        &[BASE],
+        |builder| {
+            builder.remove(b"d")?;
+            builder.put_directory(b"d", attributes(0o755))?;
+            builder.put_directory(b"d/sub", attributes(0o755))?;
+            builder.put(b"d/sub/x", symlink("y"))
+        },
+        expect![[]],
+    );
+    check(
+        &[BASE],
+        |builder| {
+            builder.put(b"d", symlink("x"))?;
+            builder.put_directory(b"d", attributes(0o755))?;
+            builder.put_directory(b"f", attributes(0o755))?;
+            builder.remove(b"f")?;
+            builder.put_directory(b"f", attributes(0o700))
+        },
+        expect![[]],
+    );
+}
+
+#[test]
+fn put_hard_link() {
+    check(
+        &[BASE],
+        |builder| {
+            builder.put_hard_link(b"d/link", b"f")?;
+            builder.put_hard_link(b"again", b"d/link")?;
+            builder.put_hard_link(b"other", b"d/a")
+        },
+        expect![[]],
+    );
+    check(&[BASE], |builder| builder.put_hard_link(b"x", b"d"), expect![[]]);
+    check(&[BASE], |builder| builder.put_hard_link(b"x", b"no"), expect![[]]);
+    check(&[BASE], |builder| builder.put_hard_link(b"no/x", b"f"), expect![[]]);
+}
+
+#[test]
+fn forks_are_independent() {
+    let place = Place::new();
+    let mut first = LayerBuilder::new(Some(place.tree(&[BASE])));
+    first.put(b"common", symlink("x")).expect("a valid edit");
+    let mut second = first.clone();
+    first.remove(b"d").expect("a valid edit");
+    second.put(b"d/only", symlink("second")).expect("a valid edit");
+    expect![[]].assert_eq(&show_node(&place.store, first.root()));
+    expect![[]].assert_eq(&show_node(&place.store, second.root()));
+}

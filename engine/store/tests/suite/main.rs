@@ -1,0 +1,9 @@
+//! The store as its users see it. `support` has layers as text; the others hold the cases: the
+//! union of layers, edits, layers on disk, content digests, and what survives a restart.
+
+mod builder;
+mod content;
+mod disk;
+mod restart;
+mod support;
+mod tree;
