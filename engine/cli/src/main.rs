@@ -1,1 +1,81 @@
-fn main() {}
+//! The `cofferdam` program: arguments, progress, exit codes.
+//!
+//! It alone reads the environment, the home directory and the terminal, and hands the engine
+//! everything that it needs. How a build works is for the engine.
+//!
+//! **Invariant:** it knows nothing below the engine's surface.
+
+mod args;
+mod contexts;
+mod debug;
+mod error;
+mod output;
+mod progress;
+mod report;
+mod request;
+mod root;
+mod run;
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use args::{Cli, Command, Debug};
+use error::exit;
+use progress::text::Colours;
+use report::Style;
+
+fn main() -> ExitCode {
+    // Before anything else: this process may be the helper of a step.
+    cofferdam_exec_linux::sandbox_entry();
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let colours = match io::stderr().is_terminal() && !plain {
+        true => Colours::Keep,
+        false => Colours::Remove,
+    };
+    let style = Style { colours };
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error, style),
+    };
+    show_logs(colours);
+    let result = match cli.command {
+        Command::Build(args) => return run::run(&args, cli.root, style).into(),
+        Command::Debug(Debug::DumpLlb { file }) => debug::dump_llb(&file),
+        Command::Version => {
+            // A reader that went away has no use for it.
+            let _ = writeln!(io::stdout(), "cofferdam {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => exit::OK.into(),
+        Err(error) => run::tell_error(&error, style).into(),
+    }
+}
+
+/// Tells what is wrong with the command line, or gives the help that was asked for.
+fn refuse(error: &clap::Error, style: Style) -> ExitCode {
+    if let Some(error) = args::not_yet(error) {
+        return run::tell_error(&error, style).into();
+    }
+    // Nothing can be done if it cannot be printed.
+    let _ = error.print();
+    match error.use_stderr() {
+        true => exit::USER.into(),
+        false => exit::OK.into(),
+    }
+}
+
+/// The engine's own log, for finding defects: `COFFERDAM_LOG=debug`.
+fn show_logs(colours: Colours) {
+    let filter = std::env::var("COFFERDAM_LOG").unwrap_or_default();
+    let filter = if filter.is_empty() { "cofferdam=warn".to_owned() } else { filter };
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_ansi(colours == Colours::Keep)
+        .with_writer(io::stderr)
+        .init();
+}

@@ -1,0 +1,266 @@
+//! What the user is told at the end: errors with the lines of the Dockerfile, the end of the
+//! log and hints; warnings; what was made. Everything can be read without colour.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+
+use cofferdam_build::{Excerpt, Failure, Response, Warning};
+
+use crate::error::Error;
+use crate::progress::Tails;
+use crate::progress::text::{Colours, clean, clean_lines};
+
+/// Lines of context on each side of the lines that an excerpt is about.
+const CONTEXT: usize = 2;
+/// The most lines that an excerpt marks.
+const MAX_MARKED: usize = 20;
+/// The most characters of a line that are shown.
+const MAX_COLUMNS: usize = 500;
+
+/// How the report looks.
+#[derive(Clone, Copy, Debug)]
+pub struct Style {
+    /// Whether the words that say what a line is are coloured.
+    pub colours: Colours,
+}
+
+impl Style {
+    fn label(self, label: &str, code: &str) -> String {
+        match self.colours {
+            Colours::Keep => format!("\x1b[{code}m{label}:\x1b[0m"),
+            Colours::Remove => format!("{label}:"),
+        }
+    }
+
+    /// A line that says why nothing came of it.
+    pub fn error(self, message: &str) -> String {
+        format!("{} {}\n", self.label("error", "1;31"), clean_lines(message))
+    }
+
+    /// A line that says what to watch out for.
+    pub fn warning(self, message: &str) -> String {
+        format!("{} {}\n", self.label("warning", "1;33"), clean_lines(message))
+    }
+
+    /// Lines that say what to try next.
+    pub fn hints(self, hints: &[String]) -> String {
+        let hint = |hint: &String| format!("{} {}\n", self.label("hint", "36"), clean_lines(hint));
+        hints.iter().map(hint).collect()
+    }
+}
+
+/// An error outside the engine's builds.
+pub fn error(error: &Error, style: Style) -> String {
+    style.error(&error.to_string()) + &style.hints(error.hints())
+}
+
+/// A build that failed.
+pub fn failure(failure: &Failure, tails: &Tails, style: Style) -> String {
+    let mut text = String::new();
+    if let Some(step) = &failure.step {
+        let tail = tails.of_failed(step);
+        if !tail.is_empty() {
+            let _ = writeln!(text, "------\n > {}:", name(step));
+            for line in tail {
+                let _ = writeln!(text, "{}", line.trim_end());
+            }
+            text.push_str("------\n");
+        }
+    }
+    for excerpt in &failure.excerpts {
+        text.push_str(&show(excerpt));
+    }
+    let message = message(failure);
+    text += &match &failure.step {
+        Some(step) if !step.is_empty() => {
+            style.error(&format!("step `{}`: {message}", name(step)))
+        }
+        _ => style.error(&message),
+    };
+    text + &style.hints(&failure.hints)
+}
+
+/// A warning of the frontend's.
+pub fn warning(warning: &Warning, excerpts: &[Excerpt], style: Style) -> String {
+    let mut text = style.warning(&warning.short);
+    for line in &warning.detail {
+        let _ = writeln!(text, "  {}", clean(line, Colours::Remove));
+    }
+    if !warning.url.is_empty() {
+        let _ = writeln!(text, "  more: {}", clean(&warning.url, Colours::Remove));
+    }
+    excerpts.iter().for_each(|excerpt| text.push_str(&show(excerpt)));
+    text
+}
+
+/// The images that were made.
+pub fn images(response: &Response) -> String {
+    let mut text = String::new();
+    for export in &response.exported {
+        let Some(digest) = export.digest else { continue };
+        for name in &export.names {
+            let _ = writeln!(text, "{name}: {digest}");
+        }
+    }
+    text
+}
+
+/// The message with those of its causes that it does not have in it already.
+fn message(failure: &Failure) -> String {
+    let mut message = failure.to_string();
+    let mut cause = failure.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !message.contains(&text) {
+            let _ = write!(message, ": {text}");
+        }
+        cause = error.source();
+    }
+    message
+}
+
+/// A step's name on one line.
+fn name(step: &str) -> String {
+    clean(&step.split_whitespace().collect::<Vec<_>>().join(" "), Colours::Remove)
+}
+
+/// Lines of a source file in BuildKit's manner.
+fn show(excerpt: &Excerpt) -> String {
+    const RULE: &str = "--------------------\n";
+    let first = excerpt.start.max(1) as usize;
+    let last = (excerpt.end as usize).max(first);
+    let mut text = format!("{}:{first}\n{RULE}", clean(&excerpt.file, Colours::Remove));
+    let from = first.saturating_sub(CONTEXT).max(1);
+    let lines = excerpt.text.lines().enumerate().skip(from - 1);
+    for (number, line) in lines.map(|(index, line)| (index + 1, line)) {
+        if number > last + CONTEXT {
+            break;
+        }
+        if number >= first + MAX_MARKED && number <= last {
+            if number == first + MAX_MARKED {
+                text.push_str("  ...\n");
+            }
+            continue;
+        }
+        let mark = if (first..=last).contains(&number) { ">>>" } else { "   " };
+        let line: String = clean(line, Colours::Remove).chars().take(MAX_COLUMNS).collect();
+        text.push_str(format!(" {number:3} | {mark} {line}").trim_end());
+        text.push('\n');
+    }
+    text + RULE
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    const PLAIN: Style = Style { colours: Colours::Remove };
+
+    fn check_excerpt(start: u32, end: u32, expected: Expect) {
+        let text = "FROM x\n\nRUN a && \\\n    b\nRUN\tlast\x1b[2J\n".to_owned();
+        expected.assert_eq(&show(&Excerpt { file: "Dockerfile".into(), text, start, end }));
+    }
+
+    #[test]
+    fn excerpts() {
+        check_excerpt(3, 4, expect![[r#"
+            Dockerfile:3
+            --------------------
+               1 |     FROM x
+               2 |
+               3 | >>> RUN a && \
+               4 | >>>     b
+               5 |     RUN	last
+            --------------------
+        "#]]);
+        check_excerpt(0, 0, expect![[r#"
+            Dockerfile:1
+            --------------------
+               1 | >>> FROM x
+               2 |
+               3 |     RUN a && \
+            --------------------
+        "#]]);
+        check_excerpt(9, 9, expect![[r#"
+            Dockerfile:9
+            --------------------
+            --------------------
+        "#]]);
+    }
+
+    #[test]
+    fn a_long_excerpt_is_cut() {
+        let text: String = (1..=40).map(|n| format!("line {n}\n")).collect();
+        let shown = show(&Excerpt { file: "f".into(), text, start: 5, end: 35 });
+        assert!(shown.contains("  24 | >>> line 24\n  ...\n  36 |     line 36\n"), "{shown}");
+        assert!(shown.contains("  37 |     line 37\n---"), "{shown}");
+    }
+
+    #[test]
+    fn failures() {
+        let error = cofferdam_build::Error::Invalid("process `false`: exit code: 1".into());
+        let text = "FROM x\nRUN false\n".to_owned();
+        let mut failed = Failure {
+            error: Arc::new(error),
+            step: Some("[2/2] RUN false".into()),
+            excerpts: vec![Excerpt { file: "Dockerfile".into(), text, start: 2, end: 2 }],
+            hints: vec!["say `true`".into()],
+        };
+        let mut tails = Tails::default();
+        for event in crate::progress::failed_step("[2/2] RUN false", "last words\n") {
+            tails.add(&event);
+        }
+        expect![[r#"
+            ------
+             > [2/2] RUN false:
+            0.000 last words
+            ------
+            Dockerfile:2
+            --------------------
+               1 |     FROM x
+               2 | >>> RUN false
+            --------------------
+            error: step `[2/2] RUN false`: process `false`: exit code: 1
+            hint: say `true`
+        "#]]
+        .assert_eq(&failure(&failed, &tails, PLAIN));
+        (failed.step, failed.excerpts) = (None, Vec::new());
+        let colours = Style { colours: Colours::Keep };
+        expect![[r#"
+            [1;31merror:[0m process `false`: exit code: 1
+            [36mhint:[0m say `true`
+        "#]]
+        .assert_eq(&failure(&failed, &tails, colours));
+    }
+
+    #[test]
+    fn messages_cannot_drive_the_terminal() {
+        let usage = Error::usage("bad \x1b[2Jvalue\x07").hint("a\x1b]0;x\x07b");
+        assert_eq!(error(&usage, PLAIN), "error: bad value\nhint: ab\n");
+    }
+
+    #[test]
+    fn warnings_and_images() {
+        let told = Warning {
+            short: "careful".into(),
+            detail: vec!["more words".into()],
+            url: "https://example.org".into(),
+            locations: Vec::new(),
+        };
+        let shown = warning(&told, &[], PLAIN);
+        assert_eq!(shown, "warning: careful\n  more words\n  more: https://example.org\n");
+        let digest = cofferdam_types::Digest::of("x");
+        let image = cofferdam_build::Exported {
+            digest: Some(digest),
+            config: None,
+            names: vec!["a:1".into(), "b:1".into()],
+        };
+        let exported = vec![cofferdam_build::Exported::default(), image];
+        let response = Response { exported, ..Response::default() };
+        assert_eq!(images(&response), format!("a:1: {digest}\nb:1: {digest}\n"));
+    }
+}

@@ -1,0 +1,229 @@
+//! The command `cofferdam build`: opens the engine, runs the build, and ends it on signals.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cofferdam_build::{Config, Engine, Failure, Limits, Response};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinError;
+
+use crate::args::{Build, ProgressMode};
+use crate::error::{Error, exit, exit_code};
+use crate::progress::text::Colours;
+use crate::progress::{Display, Seen};
+use crate::report::{self, Style};
+use crate::request::{Prepared, Surroundings, prepare};
+use crate::root;
+
+/// Ops that may run at once where there are few processors: many ops wait for the network.
+const MIN_PARALLELISM: usize = 4;
+
+/// Runs the command and gives its exit code.
+pub fn run(args: &Build, root: Option<PathBuf>, style: Style) -> u8 {
+    match ready(args, root) {
+        Ok((config, prepared)) => start(args, config, prepared, style),
+        Err(error) => tell_error(&error, style),
+    }
+}
+
+/// Tells an error and gives its exit code.
+pub fn tell_error(error: &Error, style: Style) -> u8 {
+    tell(&report::error(error, style));
+    exit_code(error.kind())
+}
+
+/// Writes to standard error; if nobody reads it, there is nobody to tell.
+fn tell(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// Reads the command line and the machine.
+fn ready(args: &Build, root: Option<PathBuf>) -> Result<(Config, Prepared), Error> {
+    let env = |name: &str| -> Option<OsString> { std::env::var_os(name) };
+    let surroundings = Surroundings {
+        env: &env,
+        stdin: &mut io::stdin(),
+        stdout_is_terminal: io::stdout().is_terminal(),
+    };
+    let prepared = prepare(args, surroundings)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let config = Config {
+        root: root::state_directory(root, &env, rustix::process::geteuid().is_root())?,
+        credentials: Arc::new(root::credentials(&env)?),
+        plain_http: args.insecure_registries.clone(),
+        parallelism: cores.max(MIN_PARALLELISM),
+        resolv_conf: root::resolv_conf(Path::new("/etc/resolv.conf"))?,
+        limits: Limits::default(),
+    };
+    Ok((config, prepared))
+}
+
+fn start(args: &Build, config: Config, prepared: Prepared, style: Style) -> u8 {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let error = Error::Configuration(format!("cannot start threads: {error}"));
+            return tell_error(&error, style);
+        }
+    };
+    let code = runtime.block_on(async {
+        match drive(args, config, prepared, style).await {
+            Ok(code) => code,
+            Err(error) => tell_error(&error, style),
+        }
+    });
+    // What may still run is work that the store forgets if it is not completed.
+    runtime.shutdown_background();
+    code
+}
+
+/// How a build ended.
+enum End {
+    Built(Result<Response, Failure>),
+    Panicked(JoinError),
+    Interrupted,
+}
+
+async fn drive(
+    args: &Build,
+    config: Config,
+    prepared: Prepared,
+    style: Style,
+) -> Result<u8, Error> {
+    let Prepared { request, session, cache_only, stdin_dockerfile: _stdin_dockerfile } = prepared;
+    let mut interrupts = Interrupts::new()?;
+    let engine = Engine::open(config)?;
+    let display = Display::start(args.progress(), style.colours, io::stderr());
+    let mut task = tokio::spawn({
+        let (engine, sink) = (engine.clone(), display.sink());
+        async move { engine.build(request, Arc::new(session), sink).await }
+    });
+    let end = tokio::select! {
+        joined = &mut task => match joined {
+            Ok(result) => End::Built(result),
+            Err(error) => End::Panicked(error),
+        },
+        () = interrupts.next() => {
+            task.abort();
+            End::Interrupted
+        }
+    };
+    let stopped = async {
+        if matches!(end, End::Interrupted) {
+            // Dropping the build is what cancels it; that it was aborted is known.
+            let _ = task.await;
+        }
+        engine.shutdown().await;
+    };
+    tokio::select! {
+        () = stopped => {}
+        // The user does not want to wait until everything is cleaned up.
+        () = interrupts.next() => std::process::exit(exit::INTERRUPTED.into()),
+    }
+    match end {
+        End::Built(Ok(response)) => {
+            let seen = display.finish(Some(&response));
+            tell_seen(&seen, style);
+            succeed(args, &response, cache_only, style)?;
+            Ok(exit::OK)
+        }
+        End::Built(Err(failure)) => {
+            let seen = display.finish(None);
+            tell_seen(&seen, style);
+            tell(&report::failure(&failure, &seen.tails, style));
+            Ok(exit_code(failure.error.kind()))
+        }
+        End::Panicked(error) => {
+            display.finish(None);
+            tell(&style.error(&format!("defect in cofferdam: {error}")));
+            tell(&style.hints(&["report it with the message above".to_owned()]));
+            Ok(exit::INTERNAL)
+        }
+        End::Interrupted => {
+            display.finish(None);
+            tell(&style.error("interrupted"));
+            Ok(exit::INTERRUPTED)
+        }
+    }
+}
+
+/// Tells what is worth telling however the build ended.
+fn tell_seen(seen: &Seen, style: Style) {
+    for (warning, excerpts) in &seen.warnings {
+        tell(&report::warning(warning, excerpts, style));
+    }
+    if seen.left_out > 0 {
+        tell(&style.warning(
+            "some output of the steps is not shown: it came faster than it could be written",
+        ));
+    }
+}
+
+fn succeed(
+    args: &Build,
+    response: &Response,
+    cache_only: bool,
+    style: Style,
+) -> Result<(), Error> {
+    let digest = response.exported.iter().find_map(|export| export.digest);
+    if let (Some(path), Some(digest)) = (&args.iidfile, digest) {
+        std::fs::write(path, digest.to_string()).map_err(|source| Error::File {
+            action: "write the image's digest to",
+            path: path.clone(),
+            source,
+        })?;
+    }
+    match args.progress() {
+        ProgressMode::Quiet => {
+            if let Some(digest) = digest {
+                writeln!(io::stdout(), "{digest}").map_err(|source| Error::File {
+                    action: "write the image's digest to",
+                    path: "/dev/stdout".into(),
+                    source,
+                })?;
+            }
+            return Ok(());
+        }
+        ProgressMode::Json => {}
+        ProgressMode::Auto | ProgressMode::Tty | ProgressMode::Plain => {
+            tell(&report::images(response));
+        }
+    }
+    if cache_only {
+        tell(&style.warning("no output was asked for: the result stays in the build cache only"));
+        tell(&style.hints(&["name it with --tag, or say where to with --output".to_owned()]));
+    }
+    Ok(())
+}
+
+/// The signals that end a build.
+struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+}
+
+impl Interrupts {
+    fn new() -> Result<Self, Error> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| {
+                Error::Configuration(format!("cannot listen for signals: {error}"))
+            })
+        };
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hang_up.recv() => {}
+        }
+    }
+}
