@@ -1,5 +1,7 @@
-//! Prints how long a step takes from order to end: `startup ROOTFS [COUNT]`, as root. The program
-//! is its own helper, so build it in release mode; a larger engine starts its helper more slowly.
+//! Prints how long a step takes from order to end, beside a plain process in the same loop:
+//! `startup ROOTFS [COUNT [LAYERS]]`, as root, with that many layers below the step's own. The
+//! program is its own helper, so build it in release mode; a larger engine starts its helper more
+//! slowly.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -18,18 +20,26 @@ async fn measure() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let image = PathBuf::from(args.next().ok_or("usage: startup ROOTFS [COUNT]")?);
     let count: usize = args.next().map_or(Ok(20), |count| count.parse())?;
+    let layers: usize = args.next().map_or(Ok(20), |layers| layers.parse())?;
     let dir = tempfile::tempdir()?;
     let runner = Runner::new(Config {
         program: None,
         cgroup_parent: "cofferdam-bench".to_owned(),
         state_dir: dir.path().join("state"),
     })?;
-    let mut times = Vec::new();
+    let mut lowers = vec![image];
+    for number in 1..layers {
+        let lower = dir.path().join(format!("l{number}"));
+        std::fs::create_dir(&lower)?;
+        std::fs::write(lower.join(format!("file{number}")), [])?;
+        lowers.push(lower);
+    }
+    let (mut steps, mut plain) = (Vec::new(), Vec::new());
     for number in 0..count {
         let [upper, work] = ["u", "w"].map(|name| dir.path().join(format!("{name}{number}")));
         std::fs::create_dir(&upper)?;
         std::fs::create_dir(&work)?;
-        let overlay = Overlay { lowers: vec![image.clone()], writable: Some((upper, work)) };
+        let overlay = Overlay { lowers: lowers.clone(), writable: Some((upper, work)) };
         let step = Step {
             rootfs: Rootfs::Overlay(overlay),
             mounts: vec![],
@@ -49,18 +59,16 @@ async fn measure() -> Result<(), Box<dyn std::error::Error>> {
         let (output, _nobody_listens) = tokio::sync::mpsc::channel(1);
         let started = Instant::now();
         let exit = runner.run(step, output, CancellationToken::new()).await?;
-        times.push(started.elapsed());
+        steps.push(started.elapsed());
         if exit != Exit::Code(0) {
             return Err(format!("the step ended with {exit:?}").into());
         }
-    }
-    let mut floor = Vec::new();
-    for _ in 0..count {
         let started = Instant::now();
         tokio::process::Command::new("/bin/true").status().await?;
-        floor.push(started.elapsed());
+        plain.push(started.elapsed());
     }
-    for (what, mut times) in [("a step", times), ("a plain process", floor)] {
+    runner.idle().await;
+    for (what, mut times) in [("a step", steps), ("a plain process", plain)] {
         times.sort();
         println!("{what}: least {:?}, median {:?} of {count}", times[0], times[count / 2]);
     }

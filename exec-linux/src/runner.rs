@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::authorize::{Authorized, authorize};
 use crate::cgroup::Hierarchies;
 use crate::error::Error;
-use crate::sandbox::{HELPER_ARGV0, STAGE};
+use crate::sandbox::{HELPER_ARGV0, STAGE, STUB_LAYERS};
 use crate::seal::SealedProgram;
 use crate::seccomp::native_filter;
 use crate::step::Step;
@@ -97,7 +97,9 @@ impl Runner {
             for entry in fs::read_dir(state_dir)? {
                 fs::remove_dir_all(entry?.path())?;
             }
-            fs::create_dir(state_dir.join(STAGE))?;
+            for directory in [STAGE, STUB_LAYERS] {
+                fs::create_dir(state_dir.join(directory))?;
+            }
             state_dir.canonicalize()
         };
         let state_dir = prepare().map_err(Error::helper(format!(

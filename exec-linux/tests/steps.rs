@@ -229,7 +229,7 @@ async fn the_upper_directory_holds_what_the_step_wrote() {
         secret/dir/beside f 0:0
     "#]]
     .assert_eq(&bench.changes());
-    assert_eq!(names(&bench.path("state")), ["stage"]);
+    assert_eq!(names(&bench.path("state")), ["stage", "stubs"]);
     // A whiteout hides the stub layer: the stub is made in place and removed.
     fs::create_dir_all(bench.path("top/etc")).unwrap();
     let status = std::process::Command::new("mknod")
@@ -388,5 +388,5 @@ async fn the_host_is_as_before() {
     step.mounts = vec![bind(BindSource::Path("/nowhere".into()), None, "/x", true)];
     assert!(bench.run(step).await.contains("opening `/nowhere`"));
     assert_eq!(mounts(), before);
-    assert_eq!(names(&bench.path("state")), ["stage"]);
+    assert_eq!(names(&bench.path("state")), ["stage", "stubs"]);
 }

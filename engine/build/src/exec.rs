@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use cofferdam_exec_linux::{
-    BindSource, Exit, Limits, Mount as StepMount, Network, Overlay, Restrictions, Rootfs,
-    Security, Step, Stream as StepStream, User, lookup_user,
+    BindSource, Exit, Limits, Mount as StepMount, Network, Overlay, Restrictions, Rootfs, Security,
+    Step, Stream as StepStream, User, lookup_user,
 };
 use cofferdam_llb::{ExecOp, Mount, MountKind, NetMode, Op, SecurityMode};
 use cofferdam_solver::{Context, Leaf, Stream};
@@ -12,10 +12,10 @@ use cofferdam_types::Platform;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::Error;
 use crate::error::StepExit;
 use crate::graph::BuildContext;
 use crate::vertex::{OpKey, blocking};
-use crate::Error;
 
 /// The host name that BuildKit gives steps.
 const HOSTNAME: &str = "buildkitsandbox";
@@ -54,7 +54,8 @@ pub(crate) fn key(op: &Op, exec: &ExecOp) -> OpKey {
 
 /// What the step reads of an input, if it can only read: then the paths say it all.
 fn reads(exec: &ExecOp, input: usize) -> Option<Vec<Selection>> {
-    let mounts = || exec.mounts.iter().filter(move |mount| mount.input == u32::try_from(input).ok());
+    let mounts =
+        || exec.mounts.iter().filter(move |mount| mount.input == u32::try_from(input).ok());
     let readable = mounts().all(|mount| {
         mount.kind == MountKind::Bind
             && mount.dest != "/"
@@ -253,6 +254,9 @@ fn overlay(
         return Ok(Overlay { lowers, writable: None });
     }
     let dir = store.new_layer_dir()?;
+    if let Some(root) = store.tree(below)?.root() {
+        dir.start_from(root.attributes())?;
+    }
     let writable = Some((dir.fs(), dir.work()));
     if mount.is_output() {
         outputs.push(Output::Written { below: below.clone(), dir });
@@ -265,9 +269,9 @@ fn overlay(
 fn user(root: &Tree, spec: &str) -> Result<User, Error> {
     let read = |path: &[u8]| match root.read(path, MAX_USER_DATABASE) {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(
-            cofferdam_store::Error::NotFound(_) | cofferdam_store::Error::WrongKind { .. },
-        ) => Ok(String::new()),
+        Err(cofferdam_store::Error::NotFound(_) | cofferdam_store::Error::WrongKind { .. }) => {
+            Ok(String::new())
+        }
         Err(error) => Err(error),
     };
     lookup_user(spec, &read(b"/etc/passwd")?, &read(b"/etc/group")?)

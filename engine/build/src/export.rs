@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cofferdam_export::{
-    BuiltImage, ImageOptions, PlatformImage, build_image, push, write_directory,
-    write_oci_archive, write_tar,
+    BuiltImage, ImageOptions, PlatformImage, build_image, push, write_directory, write_oci_archive,
+    write_tar,
 };
 use cofferdam_registry::Reference;
 
@@ -62,10 +62,8 @@ async fn one(
         Export::Oci { dest, names, options } => {
             let image = pack(context, images, options, phase).await?;
             let said = said(&image, &names);
-            blocking(move || {
-                to(&dest, |out| Ok(write_oci_archive(&store, &image, &names, out)?))
-            })
-            .await?;
+            blocking(move || to(&dest, |out| Ok(write_oci_archive(&store, &image, &names, out)?)))
+                .await?;
             Ok(said)
         }
         Export::Local(dest) => {
@@ -102,8 +100,7 @@ async fn pack(
     options: ImageOptions,
     phase: &Phase,
 ) -> Result<BuiltImage, Error> {
-    let (store, images, report) =
-        (context.engine.store.clone(), images.clone(), phase.reporter());
+    let (store, images, report) = (context.engine.store.clone(), images.clone(), phase.reporter());
     blocking(move || Ok(build_image(&store, &images, &options, &report)?)).await
 }
 
@@ -143,11 +140,7 @@ fn to(
         Destination::File(path) => path,
     };
     let failed = |action: &'static str| {
-        move |source: io::Error| cofferdam_export::Error::Io {
-            action,
-            path: path.clone(),
-            source,
-        }
+        move |source: io::Error| cofferdam_export::Error::Io { action, path: path.clone(), source }
     };
     // A pipe or device is written to as it is.
     if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {

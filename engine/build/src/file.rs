@@ -50,13 +50,9 @@ pub(crate) fn key(op: &Op, file: &FileOp) -> OpKey {
             *selections = None;
         }
     }
-    let definition = Op {
-        inputs: Vec::new(),
-        kind: OpKind::File(normal),
-        platform: None,
-        constraints: None,
-    }
-    .encode();
+    let definition =
+        Op { inputs: Vec::new(), kind: OpKind::File(normal), platform: None, constraints: None }
+            .encode();
     OpKey { definition, leaves: Vec::new(), reads }
 }
 

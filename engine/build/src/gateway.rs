@@ -171,13 +171,13 @@ impl Snapshot for Built {
 
     async fn read_dir(&self, path: &TreePath, pattern: &str) -> Result<Vec<FileStat>, HostError> {
         let glob = Glob::new(pattern).map_err(|error| HostError::Invalid(error.to_string()))?;
-        let (_, found) = self.0.resolve(path.as_bytes(), true).map_err(|e| host_error(&e.into()))?;
+        let (_, found) =
+            self.0.resolve(path.as_bytes(), true).map_err(|e| host_error(&e.into()))?;
         if !found.is_directory() {
             return Err(HostError::Invalid(format!("`{path}` is not a directory")));
         }
-        let wanted = |name: &[u8]| {
-            pattern.is_empty() || glob.matches(&String::from_utf8_lossy(name))
-        };
+        let wanted =
+            |name: &[u8]| pattern.is_empty() || glob.matches(&String::from_utf8_lossy(name));
         Ok(found
             .children()
             .into_iter()

@@ -9,10 +9,10 @@ use cofferdam_source::{Filter, Layout, LocalScan, Origin, ResolvedImage, scan_di
 use cofferdam_store::Snapshot;
 use cofferdam_types::{Digest, Platform};
 
+use crate::Error;
 use crate::graph::BuildContext;
 use crate::progress::status;
 use crate::vertex::blocking;
-use crate::Error;
 
 /// What a source turned out to be.
 pub(crate) enum ResolvedSource {
@@ -64,8 +64,7 @@ pub(crate) async fn resolve(
                 follow: list(op, "local.followpaths")?,
             };
             let store = context.engine.store.clone();
-            let scan =
-                blocking(move || Ok(scan_directory(&store, &directory, &filter)?)).await?;
+            let scan = blocking(move || Ok(scan_directory(&store, &directory, &filter)?)).await?;
             progress.status(status("transferring", scan.bytes, scan.bytes));
             Ok(ResolvedSource::Local(Arc::new(scan)))
         }
@@ -106,14 +105,15 @@ pub(crate) async fn fetch(
 pub(crate) fn origin(context: &BuildContext, identifier: &str) -> Result<Origin, Error> {
     let Some(place) = identifier.strip_prefix("oci-layout://") else {
         let text = identifier.strip_prefix("docker-image://").unwrap_or(identifier);
-        let reference = Reference::parse(text).map_err(|error| Error::Invalid(error.to_string()))?;
+        let reference =
+            Reference::parse(text).map_err(|error| Error::Invalid(error.to_string()))?;
         return Ok(Origin::Registry { client: context.engine.client.clone(), reference });
     };
     let (name, digest) = match place.split_once('@') {
         Some((name, digest)) => {
-            let digest = digest.parse().map_err(|error| {
-                Error::Invalid(format!("image `{identifier}`: {error}"))
-            })?;
+            let digest = digest
+                .parse()
+                .map_err(|error| Error::Invalid(format!("image `{identifier}`: {error}")))?;
             (name, Some(digest))
         }
         None => (place, None),
@@ -130,7 +130,6 @@ pub(crate) fn origin(context: &BuildContext, identifier: &str) -> Result<Origin,
 /// A list of strings in an attribute, as JSON.
 fn list(op: &SourceOp, key: &str) -> Result<Vec<String>, Error> {
     let Some(text) = op.attrs.get(key) else { return Ok(Vec::new()) };
-    serde_json::from_str(text).map_err(|error| {
-        Error::Invalid(format!("source `{}`: `{key}`: {error}", op.identifier))
-    })
+    serde_json::from_str(text)
+        .map_err(|error| Error::Invalid(format!("source `{}`: `{key}`: {error}", op.identifier)))
 }

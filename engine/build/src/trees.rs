@@ -8,7 +8,9 @@ use cofferdam_component::{
     Attributes, Entry, EntryKind, FileWriter, Layer, LayerFactory, NamedEntry, Tree, TreeError,
     TreePath,
 };
-use cofferdam_store::{Found, LayerBuilder, Node, NodeKind, PackWriter, Regular, SharedPackWriter, Store};
+use cofferdam_store::{
+    Found, LayerBuilder, Node, NodeKind, PackWriter, Regular, SharedPackWriter, Store,
+};
 
 use crate::Error;
 

@@ -44,9 +44,8 @@ impl NamedContexts {
         } else if value.starts_with("target:") {
             return Err(invalid("`target:` is for bake files".into()));
         } else {
-            check_directory(Path::new(value)).map_err(|what| {
-                invalid(what).hint("for an image: docker-image://REFERENCE")
-            })?;
+            check_directory(Path::new(value))
+                .map_err(|what| invalid(what).hint("for an image: docker-image://REFERENCE"))?;
             let id = self.free_name(&name, "");
             self.lent.insert(id.clone(), value.into());
             format!("local:{id}")
@@ -149,7 +148,10 @@ mod tests {
     #[test]
     fn images() {
         check(
-            &["base=docker-image://busybox", "docker.io/library/alpine:latest=docker-image://a/b:1"],
+            &[
+                "base=docker-image://busybox",
+                "docker.io/library/alpine:latest=docker-image://a/b:1",
+            ],
             expect![[r#"
                 context:alpine=docker-image://docker.io/a/b:1
                 context:base=docker-image://docker.io/library/busybox:latest
@@ -159,14 +161,17 @@ mod tests {
 
     #[test]
     fn directories() {
-        check(&["files=/tmp", "Upper=/tmp", "context=/tmp"], expect![[r#"
+        check(
+            &["files=/tmp", "Upper=/tmp", "context=/tmp"],
+            expect![[r#"
             context:context=local:context-2
             context:files=local:files
             context:upper=local:upper
             lends context-2: /tmp
             lends files: /tmp
             lends upper: /tmp
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
@@ -213,9 +218,9 @@ mod tests {
             expect![[r#"
                 error: --build-context `x`: expected NAME=VALUE
                 error: --build-context `x=`: expected NAME=VALUE
-                error: --build-context `x=docker-image://Upper`: invalid image reference "Upper": the repository name must be lower case: "Upper"
+                error: --build-context `x=docker-image://Upper`: invalid image reference "Upper": the repository name must be lower case: "library/Upper"
                 error: --build-context `x=oci-layout://:tag`: expected oci-layout://PATH[:TAG][@DIGEST]
-                error: --build-context `x=oci-layout:///tmp@sha256:12`: invalid digest
+                error: --build-context `x=oci-layout:///tmp@sha256:12`: invalid digest "sha256:12": expected `sha256:` and 64 lower-case hex digits
                 error: --build-context `x=https://example.org/x.tar`: Git and HTTP contexts are not supported yet
                 error: --build-context `x=git@example.org:x`: Git and HTTP contexts are not supported yet
                 error: --build-context `x=/nonexistent`: cannot read the directory `/nonexistent`: No such file or directory (os error 2)

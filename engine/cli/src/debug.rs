@@ -17,13 +17,10 @@ pub fn dump_llb(file: &Path) -> Result<(), Error> {
         true => io::stdin().read_to_end(&mut bytes).map(drop),
         false => std::fs::read(file).map(|read| bytes = read),
     };
-    let of_file =
-        |action, source| Error::File { action, path: file.to_owned(), source };
+    let of_file = |action, source| Error::File { action, path: file.to_owned(), source };
     read.map_err(|source| of_file("read the definition", source))?;
-    let text = show(&bytes).map_err(|source| Error::Definition {
-        name: file.display().to_string(),
-        source,
-    })?;
+    let text = show(&bytes)
+        .map_err(|source| Error::Definition { name: file.display().to_string(), source })?;
     match io::stdout().write_all(text.as_bytes()) {
         // As with `| head`: the reader has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

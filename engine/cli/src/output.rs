@@ -254,14 +254,13 @@ mod tests {
             "type=image,name=a/b,push=true",
             expect![[r#"image ["a/b:latest"] push=true Gzip { level: 6 } oci"#]],
         );
-        check("type=registry,name=a/b:1", expect![[
-            r#"image ["a/b:1"] push=true Gzip { level: 6 } oci"#
-        ]]);
+        check(
+            "type=registry,name=a/b:1",
+            expect![[r#"image ["a/b:1"] push=true Gzip { level: 6 } oci"#]],
+        );
         check(
             r#"type=oci,"name=a:1,b:2","dest=with ""comma"", x.tar",compression=zstd,compression-level=9"#,
-            expect![[
-                r#"oci File("with \"comma\", x.tar") ["a:1", "b:2"] Zstd { level: 9 } oci"#
-            ]],
+            expect![[r#"oci File("with \"comma\", x.tar") ["a:1", "b:2"] Zstd { level: 9 } oci"#]],
         );
         check(
             "type=oci,oci-mediatypes=false,compression=uncompressed,source-date-epoch=7",
@@ -272,41 +271,72 @@ mod tests {
     #[test]
     fn wrong_outputs() {
         check("", expect!["error: invalid --output ``: it is empty"]);
-        check("type=nosuch", expect![
-            "error: invalid --output `type=nosuch`: unknown type `nosuch`, expected `image`, `registry`, `oci`, `local`, `tar` or `cacheonly`"
-        ]);
+        check(
+            "type=nosuch",
+            expect![
+                "error: invalid --output `type=nosuch`: unknown type `nosuch`, expected `image`, `registry`, `oci`, `local`, `tar` or `cacheonly`"
+            ],
+        );
         check("a,b", expect!["error: invalid --output `a,b`: `a` is not KEY=VALUE"]);
-        check("dest=x,name=y", expect!["error: invalid --output `dest=x,name=y`: `type` is missing"]);
+        check(
+            "dest=x,name=y",
+            expect!["error: invalid --output `dest=x,name=y`: `type` is missing"],
+        );
         check(
             "type=local",
             expect!["error: invalid --output `type=local`: `dest` is missing: the directory"],
         );
-        check("type=image,dest=x", expect![
-            "error: invalid --output `type=image,dest=x`: type `image` has no `dest`; type `oci` writes an archive"
-        ]);
-        check("type=image,push=maybe", expect![
-            "error: invalid --output `type=image,push=maybe`: `push=maybe`: expected `true` or `false`"
-        ]);
-        check("type=image,name=Upper", expect![[
-            r#"error: invalid --output `type=image,name=Upper`: invalid image reference "Upper": the repository name must be lower case: "Upper""#
-        ]]);
-        check("type=oci,compression-level=10", expect![
-            "error: invalid --output `type=oci,compression-level=10`: `compression-level=10` does not exist for gzip"
-        ]);
-        check("type=oci,compression=lzma", expect![
-            "error: invalid --output `type=oci,compression=lzma`: `compression=lzma`: expected `gzip`, `zstd` or `uncompressed`"
-        ]);
-        check("type=tar,name=x", expect![
-            "error: invalid --output `type=tar,name=x`: type `tar` has no `name`, or not yet"
-        ]);
-        check(r#"type=tar,"dest=x"#, expect![[
-            r#"error: invalid --output `type=tar,"dest=x`: a quote is not closed"#
-        ]]);
-        check(r#"type=tar,"dest=x"y"#, expect![[
-            r#"error: invalid --output `type=tar,"dest=x"y`: text follows a closing quote"#
-        ]]);
-        check(r#"type=tar,dest="x""#, expect![[
-            r#"error: invalid --output `type=tar,dest="x"`: a quote stands inside a field; quote the whole field"#
-        ]]);
+        check(
+            "type=image,dest=x",
+            expect![
+                "error: invalid --output `type=image,dest=x`: type `image` has no `dest`; type `oci` writes an archive"
+            ],
+        );
+        check(
+            "type=image,push=maybe",
+            expect![
+                "error: invalid --output `type=image,push=maybe`: `push=maybe`: expected `true` or `false`"
+            ],
+        );
+        check(
+            "type=image,name=Upper",
+            expect![[
+                r#"error: invalid --output `type=image,name=Upper`: invalid image reference "Upper": the repository name must be lower case: "library/Upper""#
+            ]],
+        );
+        check(
+            "type=oci,compression-level=10",
+            expect![
+                "error: invalid --output `type=oci,compression-level=10`: `compression-level=10` does not exist for gzip"
+            ],
+        );
+        check(
+            "type=oci,compression=lzma",
+            expect![
+                "error: invalid --output `type=oci,compression=lzma`: `compression=lzma`: expected `gzip`, `zstd` or `uncompressed`"
+            ],
+        );
+        check(
+            "type=tar,name=x",
+            expect![
+                "error: invalid --output `type=tar,name=x`: type `tar` has no `name`, or not yet"
+            ],
+        );
+        check(
+            r#"type=tar,"dest=x"#,
+            expect![[r#"error: invalid --output `type=tar,"dest=x`: a quote is not closed"#]],
+        );
+        check(
+            r#"type=tar,"dest=x"y"#,
+            expect![[
+                r#"error: invalid --output `type=tar,"dest=x"y`: text follows a closing quote"#
+            ]],
+        );
+        check(
+            r#"type=tar,dest="x""#,
+            expect![[
+                r#"error: invalid --output `type=tar,dest="x"`: a quote stands inside a field; quote the whole field"#
+            ]],
+        );
     }
 }

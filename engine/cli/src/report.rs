@@ -72,9 +72,7 @@ pub fn failure(failure: &Failure, tails: &Tails, style: Style) -> String {
     }
     let message = message(failure);
     text += &match &failure.step {
-        Some(step) if !step.is_empty() => {
-            style.error(&format!("step `{}`: {message}", name(step)))
-        }
+        Some(step) if !step.is_empty() => style.error(&format!("step `{}`: {message}", name(step))),
         _ => style.error(&message),
     };
     text + &style.hints(&failure.hints)
@@ -167,7 +165,10 @@ mod tests {
 
     #[test]
     fn excerpts() {
-        check_excerpt(3, 4, expect![[r#"
+        check_excerpt(
+            3,
+            4,
+            expect![[r#"
             Dockerfile:3
             --------------------
                1 |     FROM x
@@ -176,20 +177,29 @@ mod tests {
                4 | >>>     b
                5 |     RUN	last
             --------------------
-        "#]]);
-        check_excerpt(0, 0, expect![[r#"
+        "#]],
+        );
+        check_excerpt(
+            0,
+            0,
+            expect![[r#"
             Dockerfile:1
             --------------------
                1 | >>> FROM x
                2 |
                3 |     RUN a && \
             --------------------
-        "#]]);
-        check_excerpt(9, 9, expect![[r#"
+        "#]],
+        );
+        check_excerpt(
+            9,
+            9,
+            expect![[r#"
             Dockerfile:9
             --------------------
             --------------------
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
@@ -231,10 +241,10 @@ mod tests {
         (failed.step, failed.excerpts) = (None, Vec::new());
         let colours = Style { colours: Colours::Keep };
         expect![[r#"
-            [1;31merror:[0m process `false`: exit code: 1
-            [36mhint:[0m say `true`
+            ^[[1;31merror:^[[0m process `false`: exit code: 1
+            ^[[36mhint:^[[0m say `true`
         "#]]
-        .assert_eq(&failure(&failed, &tails, colours));
+        .assert_eq(&failure(&failed, &tails, colours).replace('\x1b', "^["));
     }
 
     #[test]

@@ -6,9 +6,7 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use cofferdam_build::{
-    Destination, Entitlements, Export, FrontendChoice, ImageOptions, Request,
-};
+use cofferdam_build::{Destination, Entitlements, Export, FrontendChoice, ImageOptions, Request};
 use cofferdam_registry::Reference;
 use cofferdam_session::LocalSession;
 use cofferdam_types::Platform;
@@ -72,7 +70,8 @@ pub fn prepare(args: &Build, surroundings: Surroundings<'_>) -> Result<Prepared,
         text.parse::<i64>().map_err(|_| wrong())
     });
     let epoch = epoch.transpose()?;
-    options.extend(arguments.iter().map(|(key, value)| (format!("build-arg:{key}"), value.clone())));
+    options
+        .extend(arguments.iter().map(|(key, value)| (format!("build-arg:{key}"), value.clone())));
     options.extend(frontend_options(args)?);
 
     let quiet = args.progress() == ProgressMode::Quiet;
@@ -111,11 +110,10 @@ fn context(path: Option<&Path>) -> Result<PathBuf, Error> {
     }
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => Ok(path.to_owned()),
-        Ok(_) => Err(Error::usage(format!(
-            "the build context `{}` is not a directory",
-            path.display()
-        ))
-        .hint("give the directory of the context as PATH and the Dockerfile with --file")),
+        Ok(_) => {
+            Err(Error::usage(format!("the build context `{}` is not a directory", path.display()))
+                .hint("give the directory of the context as PATH and the Dockerfile with --file"))
+        }
         Err(_) if is_remote(path) => Err(Error::usage(format!(
             "the build context `{}`: Git and HTTP contexts are not supported yet",
             path.display()
@@ -142,11 +140,8 @@ struct Dockerfile {
 }
 
 fn dockerfile(args: &Build, context: &Path, stdin: &mut dyn Read) -> Result<Dockerfile, Error> {
-    let missing = |path: PathBuf, source| Error::File {
-        action: "read the Dockerfile",
-        path,
-        source,
-    };
+    let missing =
+        |path: PathBuf, source| Error::File { action: "read the Dockerfile", path, source };
     let Some(path) = args.file.as_deref() else {
         let path = context.join("Dockerfile");
         // Another frontend knows itself what its files are called.
@@ -259,8 +254,8 @@ fn frontend_options(args: &Build) -> Result<BTreeMap<String, String>, Error> {
     };
     for text in &args.options {
         let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
-        let (key, value) = pair
-            .ok_or_else(|| Error::usage(format!("--opt `{text}`: expected KEY=VALUE")))?;
+        let (key, value) =
+            pair.ok_or_else(|| Error::usage(format!("--opt `{text}`: expected KEY=VALUE")))?;
         set(key, value);
     }
     Ok(options)
@@ -360,9 +355,7 @@ fn exports(args: &Build, quiet: bool) -> Result<(Vec<Export>, bool), Error> {
 
 /// Standard output takes one thing, and a terminal takes no archive.
 fn check_stdout(exports: &[Export], quiet: bool, is_terminal: bool) -> Result<(), Error> {
-    let to_stdout = |export: &&Export| {
-        matches!(export, Export::Oci { dest, .. } | Export::Tar(dest) if *dest == Destination::Stdout)
-    };
+    let to_stdout = |export: &&Export| matches!(export, Export::Oci { dest, .. } | Export::Tar(dest) if *dest == Destination::Stdout);
     match exports.iter().filter(to_stdout).count() {
         0 => Ok(()),
         1 if is_terminal => Err(Error::usage("refusing to write an archive to the terminal")

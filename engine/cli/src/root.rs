@@ -42,8 +42,7 @@ pub fn state_directory(
 /// # Errors
 /// When Docker's configuration cannot be read.
 pub fn credentials(env: Environment<'_>) -> Result<DockerConfig, Error> {
-    let directory =
-        path(env, "DOCKER_CONFIG").or_else(|| Some(path(env, "HOME")?.join(".docker")));
+    let directory = path(env, "DOCKER_CONFIG").or_else(|| Some(path(env, "HOME")?.join(".docker")));
     let config = match directory {
         Some(directory) => DockerConfig::load(&directory.join("config.json"))
             .map_err(|error| Error::Configuration(error.to_string()))?,
@@ -62,9 +61,7 @@ pub fn resolv_conf(path: &Path) -> Result<Option<String>, Error> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => {
-            Err(Error::Configuration(format!("cannot read {}: {error}", path.display())))
-        }
+        Err(error) => Err(Error::Configuration(format!("cannot read {}: {error}", path.display()))),
     }
 }
 

@@ -2,16 +2,17 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 
-use cofferdam_build::{Config, Engine, Failure, Limits, Response};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::JoinError;
+use cofferdam_build::{Config, Engine, Limits, Response};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 use crate::args::{Build, ProgressMode};
 use crate::error::{Error, exit, exit_code};
-use crate::progress::text::Colours;
 use crate::progress::{Display, Seen};
 use crate::report::{self, Style};
 use crate::request::{Prepared, Surroundings, prepare};
@@ -68,22 +69,20 @@ fn start(args: &Build, config: Config, prepared: Prepared, style: Style) -> u8 {
             return tell_error(&error, style);
         }
     };
-    let code = runtime.block_on(async {
-        match drive(args, config, prepared, style).await {
-            Ok(code) => code,
-            Err(error) => tell_error(&error, style),
+    let driven = AssertUnwindSafe(|| runtime.block_on(drive(args, config, prepared, style)));
+    let code = match catch_unwind(driven) {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => tell_error(&error, style),
+        Err(_) => {
+            // The panic's message is on standard error already.
+            tell(&style.error("this is a defect in cofferdam"));
+            tell(&style.hints(&["report it with the message above".to_owned()]));
+            exit::INTERNAL
         }
-    });
+    };
     // What may still run is work that the store forgets if it is not completed.
     runtime.shutdown_background();
     code
-}
-
-/// How a build ended.
-enum End {
-    Built(Result<Response, Failure>),
-    Panicked(JoinError),
-    Interrupted,
 }
 
 async fn drive(
@@ -93,56 +92,32 @@ async fn drive(
     style: Style,
 ) -> Result<u8, Error> {
     let Prepared { request, session, cache_only, stdin_dockerfile: _stdin_dockerfile } = prepared;
-    let mut interrupts = Interrupts::new()?;
+    let interrupted = listen()?;
     let engine = Engine::open(config)?;
     let display = Display::start(args.progress(), style.colours, io::stderr());
-    let mut task = tokio::spawn({
-        let (engine, sink) = (engine.clone(), display.sink());
-        async move { engine.build(request, Arc::new(session), sink).await }
-    });
-    let end = tokio::select! {
-        joined = &mut task => match joined {
-            Ok(result) => End::Built(result),
-            Err(error) => End::Panicked(error),
-        },
-        () = interrupts.next() => {
-            task.abort();
-            End::Interrupted
+    let result = {
+        let build = pin!(engine.build(request, Arc::new(session), display.sink()));
+        tokio::select! {
+            result = build => Some(result),
+            // Sent before the task ends, or the program does.
+            _ = interrupted => None,
         }
+        // Dropping the build cancels what still runs of it.
     };
-    let stopped = async {
-        if matches!(end, End::Interrupted) {
-            // Dropping the build is what cancels it; that it was aborted is known.
-            let _ = task.await;
-        }
-        engine.shutdown().await;
-    };
-    tokio::select! {
-        () = stopped => {}
-        // The user does not want to wait until everything is cleaned up.
-        () = interrupts.next() => std::process::exit(exit::INTERRUPTED.into()),
-    }
-    match end {
-        End::Built(Ok(response)) => {
-            let seen = display.finish(Some(&response));
+    engine.shutdown().await;
+    let seen = display.finish(result.as_ref().and_then(|result| result.as_ref().ok()));
+    match result {
+        Some(Ok(response)) => {
             tell_seen(&seen, style);
             succeed(args, &response, cache_only, style)?;
             Ok(exit::OK)
         }
-        End::Built(Err(failure)) => {
-            let seen = display.finish(None);
+        Some(Err(failure)) => {
             tell_seen(&seen, style);
             tell(&report::failure(&failure, &seen.tails, style));
             Ok(exit_code(failure.error.kind()))
         }
-        End::Panicked(error) => {
-            display.finish(None);
-            tell(&style.error(&format!("defect in cofferdam: {error}")));
-            tell(&style.hints(&["report it with the message above".to_owned()]));
-            Ok(exit::INTERNAL)
-        }
-        End::Interrupted => {
-            display.finish(None);
+        None => {
             tell(&style.error("interrupted"));
             Ok(exit::INTERRUPTED)
         }
@@ -161,12 +136,7 @@ fn tell_seen(seen: &Seen, style: Style) {
     }
 }
 
-fn succeed(
-    args: &Build,
-    response: &Response,
-    cache_only: bool,
-    style: Style,
-) -> Result<(), Error> {
+fn succeed(args: &Build, response: &Response, cache_only: bool, style: Style) -> Result<(), Error> {
     let digest = response.exported.iter().find_map(|export| export.digest);
     if let (Some(path), Some(digest)) = (&args.iidfile, digest) {
         std::fs::write(path, digest.to_string()).map_err(|source| Error::File {
@@ -198,32 +168,30 @@ fn succeed(
     Ok(())
 }
 
-/// The signals that end a build.
-struct Interrupts {
-    interrupt: Signal,
-    terminate: Signal,
-    hang_up: Signal,
-}
-
-impl Interrupts {
-    fn new() -> Result<Self, Error> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| {
-                Error::Configuration(format!("cannot listen for signals: {error}"))
-            })
-        };
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-            hang_up: listen(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) {
+/// Listens for the signals that end a build: tells of the first, and ends the program at the
+/// second, whatever it is doing, because the user does not want to wait for the cleaning up.
+fn listen() -> Result<oneshot::Receiver<()>, Error> {
+    let listen = |kind| {
+        signal(kind)
+            .map_err(|error| Error::Configuration(format!("cannot listen for signals: {error}")))
+    };
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hang_up = listen(SignalKind::hangup())?;
+    let mut next = async move || {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hang_up.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hang_up.recv() => {}
         }
-    }
+    };
+    let (tell, told) = oneshot::channel();
+    tokio::spawn(async move {
+        next().await;
+        // The build may be over already.
+        let _ = tell.send(());
+        next().await;
+        std::process::exit(exit::INTERRUPTED.into());
+    });
+    Ok(told)
 }

@@ -1,6 +1,7 @@
 //! Commits layers: directories that a step filled, and layers that are only a manifest.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,7 +9,8 @@ use rusqlite::params;
 use tempfile::TempDir;
 
 use crate::error::IoContext;
-use crate::{Error, Layer, LayerId, Node, Result, Store, db};
+use crate::materialize::set_attributes;
+use crate::{Attributes, Error, Layer, LayerId, Node, Result, Store, db};
 
 /// A layer's directory while it is being filled; removed when dropped without a commit.
 #[derive(Debug)]
@@ -28,6 +30,15 @@ impl LayerDir {
         self.dir.path().join("fs")
     }
 
+    /// Gives the directory the attributes of the root that it will be mounted over: what
+    /// overlayfs shows as the root's is what the upper directory has.
+    ///
+    /// # Errors
+    /// When they cannot be set.
+    pub fn start_from(&self, root: &Attributes) -> Result<()> {
+        set_attributes(&self.fs(), &Node::directory(root.clone()))
+    }
+
     /// An empty directory beside it for overlayfs.
     pub fn work(&self) -> PathBuf {
         self.dir.path().join("work")
@@ -44,12 +55,14 @@ impl Store {
         let tmp = self.tmp_dir();
         let dir = tempfile::Builder::new()
             .prefix(&format!("layer-{id}-"))
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .permissions(Permissions::from_mode(0o755))
             .tempdir_in(tmp)
             .io("cannot create a directory in", tmp)?;
         for name in ["fs", "work"] {
             let path = dir.path().join(name);
             fs::create_dir(&path).io("cannot create", &path)?;
+            // Whatever the umask is: this becomes the root directory that a step sees.
+            fs::set_permissions(&path, Permissions::from_mode(0o755)).io("cannot chmod", &path)?;
         }
         Ok(LayerDir { id, dir })
     }
@@ -72,7 +85,7 @@ impl Store {
         let tmp = self.tmp_dir();
         let dir = tempfile::Builder::new()
             .prefix(&format!("layer-{id}-"))
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .permissions(Permissions::from_mode(0o755))
             .tempdir_in(tmp)
             .io("cannot create a directory in", tmp)?;
         self.commit(id, dir, root)

@@ -166,7 +166,7 @@ fn same_xattrs(path: &Path, attributes: &Attributes) -> bool {
     }
 }
 
-fn set_attributes(path: &Path, node: &Node) -> Result<()> {
+pub(crate) fn set_attributes(path: &Path, node: &Node) -> Result<()> {
     let Attributes { mode, uid, gid, mtime, xattrs } = &node.attributes;
     chownat(
         CWD,

@@ -64,7 +64,8 @@ impl Store {
     /// When the database fails.
     pub fn record_by_identity(&self, identity: &Digest) -> Result<Option<Record>> {
         let db = self.db();
-        let mut query = db.prepare_cached("SELECT identity, value FROM records WHERE identity = ?1")?;
+        let mut query =
+            db.prepare_cached("SELECT identity, value FROM records WHERE identity = ?1")?;
         let row = |row: &Row<'_>| Ok(Record { identity: digest(row, 0)?, value: row.get(1)? });
         Ok(query.query_row([identity.as_bytes()], row).optional()?)
     }

@@ -31,7 +31,7 @@ use crate::step::{Network, Security};
 use crate::wire::{Failure, FailureKind, Order, Report, receive, send};
 
 use mounts::Mounted;
-pub use mounts::STAGE;
+pub use mounts::{STAGE, STUB_LAYERS};
 
 /// The `argv[0]` by which the program knows that it is to be the helper.
 pub const HELPER_ARGV0: &str = "cofferdam-sandbox";
@@ -127,7 +127,7 @@ fn monitor(order: Order, socket: &UnixStream) -> Result<Report> {
             .and_then(|()| run(&order, &mounted, &cgroup, devices_guarded, socket, &null));
         // Back to the host, even from half-built mounts: only then can stubs be removed.
         let left = move_into_link_name_space(host.as_fd(), Some(LinkNameSpaceType::Mount));
-        mounted.remove_stubs();
+        mounted.stubs.remove();
         let report = ended?;
         left.doing(|| "leaving the step's mount namespace".to_owned())?;
         Ok(report)

@@ -15,7 +15,7 @@ use rustix::process::{fchdir, pivot_root};
 
 use super::mount_attributes::{self as attributes, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
 use super::paths::{self, Kind};
-use super::stubs::{StubLayer, Stubs};
+use super::stubs::{self, Stubs};
 use super::{Doing, Result, dev};
 use crate::authorize::LOWERS_MAX;
 use crate::step::{BindSource, Mount, Overlay, Restrictions, Rootfs, Security};
@@ -24,6 +24,9 @@ use crate::wire::Order;
 /// The directory of the state directory on which sources are attached while they are prepared,
 /// seen by the helper alone: older kernels only clone mounts that are attached somewhere.
 pub const STAGE: &str = "stage";
+
+/// The directory of the state directory that holds the layers of mount stubs.
+pub const STUB_LAYERS: &str = "stubs";
 
 /// What `init` and the clean-up need of the mounts.
 #[derive(Debug, Default)]
@@ -38,16 +41,8 @@ pub struct Mounted {
     pub proc_target: Option<OwnedFd>,
     /// An empty read-only directory that is not attached yet.
     pub empty: Option<OwnedFd>,
-    stubs: Stubs,
-    stub_layer: Option<StubLayer>,
-}
-
-impl Mounted {
-    /// Removes what was made for mount points only. The mounts must be gone.
-    pub fn remove_stubs(&mut self) {
-        self.stubs.remove();
-        self.stub_layer = None;
-    }
+    /// What was made for mount points only; to be removed once the mounts are gone.
+    pub stubs: Stubs,
 }
 
 /// A mount that is ready to be attached.
@@ -78,10 +73,9 @@ pub fn build(order: &Order, devices_guarded: bool, mounted: &mut Mounted) -> Res
         Rootfs::Bind { path } => sources.clone_of(&open_host(path)?, path)?,
         Rootfs::Overlay(overlay) => {
             let dests: Vec<_> = prepared.iter().map(|p| (p.dest, p.kind)).collect();
-            let stub_layer = StubLayer::new(&order.state_dir, &order.id, &dests)
-                .doing(|| format!("making mount stubs in `{}`", order.state_dir.display()))?;
-            let bottom = stub_layer.path.clone();
-            mounted.stub_layer = Some(stub_layer);
+            let layers = order.state_dir.join(STUB_LAYERS);
+            let bottom = stubs::layer(&layers, &order.id, &dests)
+                .doing(|| format!("making mount stubs in `{}`", layers.display()))?;
             mount_overlay(overlay, Some(&bottom))?
         }
     };

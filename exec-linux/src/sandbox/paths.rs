@@ -13,7 +13,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 /// What a missing path is created as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A directory.
     Directory,

@@ -3,13 +3,17 @@
 //!
 //! For an overlay they are a layer *below* all others. There they are seen only where the image
 //! has nothing, they are never copied up, and the upper directory stays clean without anybody
-//! cleaning it. Where that does not do (a bind-mounted root; an image that hides the stub by a
-//! whiteout or a symlink) they are made in place and noted, and removed afterwards if they are
-//! still empty, by directory descriptor and inode so that nothing a step puts in their place is
-//! followed (CVE-2024-23652), with their parents' times restored (spec 2.3-05).
+//! cleaning it. The layer is never written to, so one serves all steps that mount at the same
+//! places, for as long as the runner lives: to remove its directories after each step took longer
+//! than all else (docs/design/exec-start-up.md).
+//!
+//! Where that does not do (a bind-mounted root; an image that hides the stub by a whiteout or a
+//! symlink) they are made in place and noted, and removed afterwards if they are still empty, by
+//! directory descriptor and inode so that nothing a step puts in their place is followed
+//! (CVE-2024-23652), with their parents' times restored (spec 2.3-05).
 
-use std::ffi::OsString;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -27,56 +31,49 @@ const ALWAYS: [(&str, Kind); 5] = [
     ("/etc/resolv.conf", Kind::File),
 ];
 
-/// A stub layer on disk; removed when dropped.
-#[derive(Debug)]
-pub struct StubLayer {
-    /// The layer's directory.
-    pub path: PathBuf,
-    /// What was made, in order, with the directory that it was made in.
-    made: Vec<(OwnedFd, OsString, Kind)>,
-}
-
-impl StubLayer {
-    /// Makes a layer in `state_dir` with the stubs that every step needs and those of `dests`.
-    pub fn new(state_dir: &Path, name: &str, dests: &[(&str, Kind)]) -> io::Result<Self> {
-        let path = state_dir.join(name);
-        fs::create_dir(&path)?;
-        let state_dir: OwnedFd = fs::File::open(state_dir)?.into();
-        let mut layer = Self { path, made: vec![(state_dir, name.into(), Kind::Directory)] };
-        // The layer's root is seen where an image has no layer with a root of its own.
-        fs::set_permissions(&layer.path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        let root = fs::File::open(&layer.path)?;
-        for &(dest, kind) in ALWAYS.iter().chain(dests) {
-            // What lies in /dev is made in the step's own /dev. Two mounts may contradict each
-            // other (a file, and something within it); the later one then fails when it is made.
-            if !dest.starts_with("/dev/") {
-                _ = paths::ensure(&root, dest, kind, &mut layer);
-            }
-        }
-        Ok(layer)
+/// Returns the layer with the stubs that every step needs and those of `dests`, from the directory
+/// `layers`. It is made first if no step has needed it yet, under the name `id`, which is nobody
+/// else's.
+pub fn layer(layers: &Path, id: &str, dests: &[(&str, Kind)]) -> io::Result<PathBuf> {
+    // Two sets of one hash do no harm: what a layer lacks is made in place.
+    let mut hasher = DefaultHasher::new();
+    dests.hash(&mut hasher);
+    let layer = layers.join(format!("{:016x}", hasher.finish()));
+    if layer.exists() {
+        return Ok(layer);
     }
+    let new = layers.join(id);
+    fs::create_dir(&new)?;
+    // The layer's root is seen where an image has no layer with a root of its own.
+    fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let root = fs::File::open(&new)?;
+    for &(dest, kind) in ALWAYS.iter().chain(dests) {
+        // What lies in /dev is made in the step's own /dev. Two mounts may contradict each other
+        // (a file, and something within it); the later one then fails when it is made.
+        if !dest.starts_with("/dev/") {
+            _ = paths::ensure(&root, dest, kind, &mut Unnoted);
+        }
+    }
+    match fs::rename(&new, &layer) {
+        // Another step was faster. A directory cannot replace one that is not empty.
+        Err(_) if layer.exists() => fs::remove_dir_all(new)?,
+        result => result?,
+    }
+    Ok(layer)
 }
 
-impl OnCreate for StubLayer {
+/// Creates without noting anything.
+struct Unnoted;
+
+impl OnCreate for Unnoted {
     fn created(
         &mut self,
-        directory: &OwnedFd,
-        name: &str,
-        kind: Kind,
+        _directory: &OwnedFd,
+        _name: &str,
+        _kind: Kind,
         create: &mut dyn FnMut() -> io::Result<()>,
     ) -> io::Result<()> {
-        create()?;
-        self.made.push((directory.try_clone()?, name.into(), kind));
-        Ok(())
-    }
-}
-
-impl Drop for StubLayer {
-    fn drop(&mut self) {
-        for (directory, name, kind) in self.made.iter().rev() {
-            // What cannot be removed is removed by the next runner.
-            _ = paths::remove(directory, name, *kind);
-        }
+        create()
     }
 }
 

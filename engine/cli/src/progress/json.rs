@@ -169,13 +169,14 @@ impl Json {
                     Outcome::Failed(error) => Some(failure_message(&**error)),
                     Outcome::Done | Outcome::Cached | Outcome::Canceled => None,
                 };
-                lines + &line(&Line::Completed {
-                    vertex,
-                    cached: matches!(outcome, Outcome::Cached),
-                    canceled: matches!(outcome, Outcome::Canceled),
-                    error,
-                    time,
-                })
+                lines
+                    + &line(&Line::Completed {
+                        vertex,
+                        cached: matches!(outcome, Outcome::Cached),
+                        canceled: matches!(outcome, Outcome::Canceled),
+                        error,
+                        time,
+                    })
             }
         }
     }
@@ -199,8 +200,7 @@ impl Json {
 
 /// Whether more bytes could make a character of these.
 fn is_beginning(bytes: &[u8]) -> bool {
-    !bytes.is_empty()
-        && std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
+    !bytes.is_empty() && std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
 }
 
 fn line(line: &Line<'_>) -> String {

@@ -295,13 +295,16 @@ mod tests {
         events.extend((1..=30).map(|n| (100 * n, "a", status("sha256:1", n * 1000, 30_000))));
         events.push((3000, "a", status("sha256:1", 30_000, 30_000)));
         events.push((3000, "a", Completed(Outcome::Done)));
-        check(&events, expect![[r#"
+        check(
+            &events,
+            expect![[r#"
             #1 [1/1] FROM x
             #1 sha256:1 10.00kB / 30.00kB
             #1 sha256:1 20.00kB / 30.00kB
             #1 sha256:1 30.00kB done
             #1 DONE 3.0s
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]

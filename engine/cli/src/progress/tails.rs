@@ -88,7 +88,10 @@ mod tests {
         add("bad", 1500, EventKind::Completed(failed("exit code: 1")));
         let lines = tails.of_failed("RUN x");
         assert_eq!(lines.len(), LINES);
-        assert_eq!((lines[0], lines[18], lines[19]), ("0.500 line 12", "0.500 line 30", "1.500 not ended"));
+        assert_eq!(
+            (lines[0], lines[18], lines[19]),
+            ("0.500 line 12", "0.500 line 30", "1.500 not ended")
+        );
         assert!(tails.of_failed("RUN y").is_empty());
     }
 }

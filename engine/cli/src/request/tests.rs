@@ -62,9 +62,8 @@ fn describe(prepared: &Prepared) -> String {
     }
     .expect("a string takes all");
     for export in &request.exports {
-        let names = |names: &[Reference]| -> Vec<_> {
-            names.iter().map(Reference::familiar).collect()
-        };
+        let names =
+            |names: &[Reference]| -> Vec<_> { names.iter().map(Reference::familiar).collect() };
         match export {
             Export::Image { names: list, push, options } => {
                 let epoch = options.source_date_epoch.map(|epoch| format!(" at {epoch}"));
@@ -101,13 +100,19 @@ fn check(args: &[&str], expected: Expect) {
 
 #[test]
 fn a_plain_build_goes_to_the_cache_only() {
-    check(&["CONTEXT"], expect![[r#"
+    check(
+        &["CONTEXT"],
+        expect![[r#"
         dockerfile in CONTEXT
         cache only
-    "#]]);
-    check(&["CONTEXT", "--output", "type=cacheonly"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["CONTEXT", "--output", "type=cacheonly"],
+        expect![[r#"
         dockerfile in CONTEXT
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -153,84 +158,129 @@ fn options() {
             cache only
         "#]],
     );
-    check(&["CONTEXT", "--no-cache-filter=a,b"], expect![[r#"
+    check(
+        &["CONTEXT", "--no-cache-filter=a,b"],
+        expect![[r#"
         no-cache=a,b
         dockerfile in CONTEXT
         cache only
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn privileges() {
-    check(&["CONTEXT", "--network=host"], expect![[r#"
+    check(
+        &["CONTEXT", "--network=host"],
+        expect![[r#"
         force-network-mode=host
         dockerfile in CONTEXT
         cache only
         network.host
-    "#]]);
-    check(&["CONTEXT", "--allow=security.insecure,network.host"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["CONTEXT", "--allow=security.insecure,network.host"],
+        expect![[r#"
         dockerfile in CONTEXT
         cache only
         network.host
         security.insecure
-    "#]]);
-    check(&["CONTEXT", "--allow=device"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["CONTEXT", "--allow=device"],
+        expect![[r#"
         clap: InvalidValue
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn outputs() {
-    check(&["CONTEXT", "-t=a", "-t=b:1", "--push"], expect![[r#"
+    check(
+        &["CONTEXT", "-t=a", "-t=b:1", "--push"],
+        expect![[r#"
         dockerfile in CONTEXT
         image ["a:latest", "b:1"] push=true
-    "#]]);
-    check(&["CONTEXT", "-t=a", "-o=type=oci,dest=x.tar", "-o=type=image,name=b", "-o", "out"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["CONTEXT", "-t=a", "-o=type=oci,dest=x.tar", "-o=type=image,name=b", "-o", "out"],
+        expect![[r#"
         dockerfile in CONTEXT
         oci File("x.tar") ["a:latest"]
         image ["b:latest"] push=false
         Local("out")
-    "#]]);
-    check(&["CONTEXT", "-o=-"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["CONTEXT", "-o=-"],
+        expect![[r#"
         dockerfile in CONTEXT
         Tar(Stdout)
-    "#]]);
-    check(&["CONTEXT", "-q"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["CONTEXT", "-q"],
+        expect![[r#"
         dockerfile in CONTEXT
         image [] push=false
-    "#]]);
-    check(&["CONTEXT", "--iidfile=x"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["CONTEXT", "--iidfile=x"],
+        expect![[r#"
         dockerfile in CONTEXT
         image [] push=false
-    "#]]);
-    check(&["CONTEXT", "-t=a", "--build-arg=SOURCE_DATE_EPOCH=7"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["CONTEXT", "-t=a", "--build-arg=SOURCE_DATE_EPOCH=7"],
+        expect![[r#"
         build-arg:SOURCE_DATE_EPOCH=7
         dockerfile in CONTEXT
         image ["a:latest"] push=false at 7
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn outputs_that_make_no_sense() {
-    check(&["CONTEXT", "--push"], expect![[r#"
+    check(
+        &["CONTEXT", "--push"],
+        expect![[r#"
         error: an image needs a name to be pushed
         hint: name it with --tag REGISTRY/REPOSITORY:TAG
-    "#]]);
-    check(&["CONTEXT", "-o=-", "-o=type=oci"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["CONTEXT", "-o=-", "-o=type=oci"],
+        expect![[r#"
         error: only one --output can go to standard output
         hint: add `dest=FILE` to the others
-    "#]]);
-    check(&["CONTEXT", "-o=-", "-q"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["CONTEXT", "-o=-", "-q"],
+        expect![[r#"
         error: --quiet prints the digest on standard output, where an --output goes already
         hint: add `dest=FILE` to --output, or use --iidfile FILE rather than --quiet
-    "#]]);
-    check(&["CONTEXT", "-o=out", "--iidfile=x"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["CONTEXT", "-o=out", "--iidfile=x"],
+        expect![[r#"
         error: --iidfile needs an output that makes an image
         hint: add --tag NAME or --output type=image
-    "#]]);
-    check(&["CONTEXT", "-t=Upper"], expect![[r#"
-        error: --tag: invalid image reference "Upper": the repository name must be lower case: "Upper"
-    "#]]);
+    "#]],
+    );
+    check(
+        &["CONTEXT", "-t=Upper"],
+        expect![[r#"
+        error: --tag: invalid image reference "Upper": the repository name must be lower case: "library/Upper"
+    "#]],
+    );
     expect![[r#"
         error: refusing to write an archive to the terminal
         hint: add `dest=FILE` to --output, or redirect standard output
@@ -240,45 +290,72 @@ fn outputs_that_make_no_sense() {
 
 #[test]
 fn contexts_that_are_not_there() {
-    check(&[], expect![[r#"
+    check(
+        &[],
+        expect![[r#"
         error: `cofferdam build` requires 1 argument: the build context
         hint: to build the current directory: cofferdam build .
         hint: for all flags: cofferdam build --help
-    "#]]);
-    check(&["-"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["-"],
+        expect![[r#"
         error: a build context from standard input is not supported yet
         hint: unpack it and give its directory; a Dockerfile alone can come by `--file -`
-    "#]]);
-    check(&["https://example.org/x.git"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["https://example.org/x.git"],
+        expect![[r#"
         error: the build context `https://example.org/x.git`: Git and HTTP contexts are not supported yet
         hint: fetch it first and give its directory
-    "#]]);
-    check(&["/nonexistent"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["/nonexistent"],
+        expect![[r#"
         error: cannot read the build context `/nonexistent`: No such file or directory (os error 2)
-    "#]]);
-    check(&["CONTEXT/Dockerfile"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["CONTEXT/Dockerfile"],
+        expect![[r#"
         error: the build context `CONTEXT/Dockerfile` is not a directory
         hint: give the directory of the context as PATH and the Dockerfile with --file
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn dockerfiles() {
-    check(&["CONTEXT", "--file=-"], expect![[r#"
+    check(
+        &["CONTEXT", "--file=-"],
+        expect![[r#"
         filename=Dockerfile
         Dockerfile: "FROM stdin\n"
         cache only
-    "#]]);
-    check(&["CONTEXT", "--file=other.Dockerfile"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["CONTEXT", "--file=other.Dockerfile"],
+        expect![[r#"
         error: cannot read the Dockerfile `other.Dockerfile`: No such file or directory (os error 2)
         hint: --file is relative to the current directory: --file CONTEXT/other.Dockerfile
-    "#]]);
-    check(&["CONTEXT", "--file=CONTEXT"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["CONTEXT", "--file=CONTEXT"],
+        expect![[r#"
         error: the Dockerfile `CONTEXT` is not a file
-    "#]]);
-    check(&["/"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["/"],
+        expect![[r#"
         error: cannot read the Dockerfile `/Dockerfile`: No such file or directory (os error 2)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -292,29 +369,50 @@ fn frontends_and_platforms() {
             cache only
         "#]],
     );
-    check(&["CONTEXT", "--platform=linux/nosuch/arch/atall"], expect![[r#"
+    check(
+        &["CONTEXT", "--platform=linux/nosuch/arch/atall"],
+        expect![[r#"
         error: --platform: invalid platform "linux/nosuch/arch/atall": expected `os/architecture[/variant]`, like `linux/amd64`
-    "#]]);
-    check(&["CONTEXT", "--frontend=/nonexistent.wasm"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["CONTEXT", "--frontend=/nonexistent.wasm"],
+        expect![[r#"
         error: cannot read the frontend `/nonexistent.wasm`: No such file or directory (os error 2)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn wrong_values() {
-    check(&["CONTEXT", "--build-arg==x"], expect![[r#"
+    check(
+        &["CONTEXT", "--build-arg==x"],
+        expect![[r#"
         error: --build-arg `=x`: expected KEY[=VALUE]
-    "#]]);
-    check(&["CONTEXT", "--opt=x"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["CONTEXT", "--opt=x"],
+        expect![[r#"
         error: --opt `x`: expected KEY=VALUE
-    "#]]);
-    check(&["CONTEXT", "--add-host=x"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["CONTEXT", "--add-host=x"],
+        expect![[r#"
         error: --add-host `x`: expected HOST:IP
-    "#]]);
-    check(&["CONTEXT", "--add-host=x:host-gateway"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["CONTEXT", "--add-host=x:host-gateway"],
+        expect![[r#"
         error: --add-host `x:host-gateway`: `host-gateway` is not supported yet
-    "#]]);
-    check(&["CONTEXT", "--build-arg=SOURCE_DATE_EPOCH=now"], expect![[r#"
+    "#]],
+    );
+    check(
+        &["CONTEXT", "--build-arg=SOURCE_DATE_EPOCH=now"],
+        expect![[r#"
         error: SOURCE_DATE_EPOCH `now`: expected seconds
-    "#]]);
+    "#]],
+    );
 }

@@ -342,7 +342,8 @@ fn layers_of_gnu_tar() {
         /LONG/LONG file 644 0:0 @1600000000000000000 4 bytes
         /null char 644 0:0 @1600000000000000000 1:3
         /pipe fifo 644 0:0 @1600000000000000000
-    "#]].assert_eq(&shapes[0]);
+    "#]]
+    .assert_eq(&shapes[0]);
     assert_eq!(shapes[1], shapes[2]);
     let without = |text: &str| {
         text.replace("123456789 2", "000000000 2")

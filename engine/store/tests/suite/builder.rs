@@ -36,8 +36,25 @@ fn check(base: &[&str], edit: impl FnOnce(&mut LayerBuilder) -> Result<()>, expe
 
 #[test]
 fn nothing() {
-    check(&[], |_| Ok(()), expect![[]]);
-    check(&["/ [711 3:4]\n f = f"], |_| Ok(()), expect![[]]);
+    check(
+        &[],
+        |_| Ok(()),
+        expect![[r#"
+        /
+        ----
+        /
+    "#]],
+    );
+    check(
+        &["/ [711 3:4]\n f = f"],
+        |_| Ok(()),
+        expect![[r#"
+        / [711 3:4]
+        ----
+        / [711 3:4]
+        f = f
+    "#]],
+    );
 }
 
 #[test]
@@ -50,10 +67,47 @@ fn put() {
             builder.put(b"d/b", symlink("first"))?;
             builder.put(b"d/b", symlink("second"))
         },
-        expect![[]],
+        expect![[r#"
+            /
+            d/ [700 1:2 @5 user.k=v]
+            d/a -> b
+            d/b -> second
+            d/sub/
+            d/sub/new -> c
+            ----
+            /
+            d/ [700 1:2 @5 user.k=v]
+            d/a -> b
+            d/b -> second
+            d/sub/
+            d/sub/c = c
+            d/sub/new -> c
+            f = f
+        "#]],
     );
-    check(&[BASE], |builder| builder.put(b"d", symlink("over a directory")), expect![[]]);
-    check(&[], |builder| builder.put(b"x", symlink("y")), expect![[]]);
+    check(
+        &[BASE],
+        |builder| builder.put(b"d", symlink("over a directory")),
+        expect![[r#"
+        /
+        d -> over a directory
+        ----
+        /
+        d -> over a directory
+        f = f
+    "#]],
+    );
+    check(
+        &[],
+        |builder| builder.put(b"x", symlink("y")),
+        expect![[r#"
+        /
+        x -> y
+        ----
+        /
+        x -> y
+    "#]],
+    );
     for path in ["no/x", "f/x", "", "/", "d/../x"] {
         let place = Place::new();
         let mut builder = LayerBuilder::new(Some(place.tree(&[BASE])));
@@ -73,7 +127,17 @@ fn remove() {
             builder.put(b"new", symlink("x"))?;
             builder.remove(b"new")
         },
-        expect![[]],
+        expect![[r#"
+            /
+            d/ [700 1:2 @5 user.k=v]
+            d/a whiteout
+            d/sub whiteout
+            ----
+            /
+            d/ [700 1:2 @5 user.k=v]
+            d/b = b
+            f = f
+        "#]],
     );
     check(
         &[BASE],
@@ -81,9 +145,31 @@ fn remove() {
             builder.remove(b"d")?;
             builder.put(b"d/x", symlink("the parent is gone"))
         },
-        expect![[]],
+        expect![[r#"
+            error: `/d/x` is not a path below directories only
+            /
+            d whiteout
+            ----
+            /
+            f = f
+        "#]],
     );
-    check(&[BASE], |builder| builder.remove(b"/"), expect![[]]);
+    check(
+        &[BASE],
+        |builder| builder.remove(b"/"),
+        expect![[r#"
+        error: invalid path `/`: is the root
+        /
+        ----
+        /
+        d/ [700 1:2 @5 user.k=v]
+        d/a = a
+        d/b = b
+        d/sub/
+        d/sub/c = c
+        f = f
+    "#]],
+    );
 }
 
 #[test]
@@ -97,7 +183,22 @@ fn put_directory() {
             builder.put_directory(b"new", attributes(0o711))?;
             builder.put_directory(b"/", attributes(0o555))
         },
-        expect![[]],
+        expect![[r#"
+            / [555]
+            d/ [750]
+            new/ [711]
+            new/x -> y
+            ----
+            / [555]
+            d/ [750]
+            d/a = a
+            d/b = b
+            d/sub/
+            d/sub/c = c
+            f = f
+            new/ [711]
+            new/x -> y
+        "#]],
     );
     // What the base had there stays removed.
     check(
@@ -108,7 +209,18 @@ fn put_directory() {
             builder.put_directory(b"d/sub", attributes(0o755))?;
             builder.put(b"d/sub/x", symlink("y"))
         },
-        expect![[]],
+        expect![[r#"
+            /
+            d/!
+            d/sub/
+            d/sub/x -> y
+            ----
+            /
+            d/!
+            d/sub/
+            d/sub/x -> y
+            f = f
+        "#]],
     );
     check(
         &[BASE],
@@ -119,7 +231,15 @@ fn put_directory() {
             builder.remove(b"f")?;
             builder.put_directory(b"f", attributes(0o700))
         },
-        expect![[]],
+        expect![[r#"
+            /
+            d/!
+            f/! [700]
+            ----
+            /
+            d/!
+            f/! [700]
+        "#]],
     );
 }
 
@@ -132,11 +252,76 @@ fn put_hard_link() {
             builder.put_hard_link(b"again", b"d/link")?;
             builder.put_hard_link(b"other", b"d/a")
         },
-        expect![[]],
+        expect![[r#"
+            /
+            again = f [#1]
+            d/ [700 1:2 @5 user.k=v]
+            d/a = a [#2]
+            d/link = f [#1]
+            f = f [#1]
+            other = a [#2]
+            ----
+            /
+            again = f [#1]
+            d/ [700 1:2 @5 user.k=v]
+            d/a = a [#2]
+            d/b = b
+            d/link = f [#1]
+            d/sub/
+            d/sub/c = c
+            f = f [#1]
+            other = a [#2]
+        "#]],
     );
-    check(&[BASE], |builder| builder.put_hard_link(b"x", b"d"), expect![[]]);
-    check(&[BASE], |builder| builder.put_hard_link(b"x", b"no"), expect![[]]);
-    check(&[BASE], |builder| builder.put_hard_link(b"no/x", b"f"), expect![[]]);
+    check(
+        &[BASE],
+        |builder| builder.put_hard_link(b"x", b"d"),
+        expect![[r#"
+        error: `/d` is not a regular file
+        /
+        ----
+        /
+        d/ [700 1:2 @5 user.k=v]
+        d/a = a
+        d/b = b
+        d/sub/
+        d/sub/c = c
+        f = f
+    "#]],
+    );
+    check(
+        &[BASE],
+        |builder| builder.put_hard_link(b"x", b"no"),
+        expect![[r#"
+        error: `/no`: not found
+        /
+        ----
+        /
+        d/ [700 1:2 @5 user.k=v]
+        d/a = a
+        d/b = b
+        d/sub/
+        d/sub/c = c
+        f = f
+    "#]],
+    );
+    check(
+        &[BASE],
+        |builder| builder.put_hard_link(b"no/x", b"f"),
+        expect![[r#"
+        error: `/no/x (parent)`: not found
+        /
+        f = f [#1]
+        ----
+        /
+        d/ [700 1:2 @5 user.k=v]
+        d/a = a
+        d/b = b
+        d/sub/
+        d/sub/c = c
+        f = f [#1]
+    "#]],
+    );
 }
 
 #[test]
@@ -147,6 +332,17 @@ fn forks_are_independent() {
     let mut second = first.clone();
     first.remove(b"d").expect("a valid edit");
     second.put(b"d/only", symlink("second")).expect("a valid edit");
-    expect![[]].assert_eq(&show_node(&place.store, first.root()));
-    expect![[]].assert_eq(&show_node(&place.store, second.root()));
+    expect![[r#"
+        /
+        common -> x
+        d whiteout
+    "#]]
+    .assert_eq(&show_node(&place.store, first.root()));
+    expect![[r#"
+        /
+        common -> x
+        d/ [700 1:2 @5 user.k=v]
+        d/only -> second
+    "#]]
+    .assert_eq(&show_node(&place.store, second.root()));
 }

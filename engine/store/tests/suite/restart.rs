@@ -1,1 +1,171 @@
-//! x
+//! What survives a restart, and what does not.
+
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+use cofferdam_store::{ImageRecord, LayerBlob, Record, Snapshot, Store};
+use cofferdam_types::Digest;
+
+use crate::support::{Place, show_tree};
+
+fn digest(name: &str) -> Digest {
+    Digest::of(name)
+}
+
+fn record(identity: &str, value: &str) -> Record {
+    Record { identity: digest(identity), value: value.to_owned() }
+}
+
+#[test]
+fn records() {
+    let Place { store, dir: _dir } = Place::new();
+    let value = |key: &str| store.record(&digest(key)).expect("a database").map(|r| r.value);
+    let save = |keys: &[&str], record: &Record| {
+        let keys: Vec<_> = keys.iter().map(|key| digest(key)).collect();
+        store.save_record(&keys, record).expect("a database");
+    };
+    assert_eq!(value("key1"), None);
+    save(&["key1", "key2"], &record("a", "first"));
+    assert_eq!(store.record(&digest("key2")).expect("a database"), Some(record("a", "first")));
+    assert_eq!(
+        store.record_by_identity(&digest("a")).expect("a database"),
+        Some(record("a", "first"))
+    );
+    // The same identity is replaced, whatever key it comes with.
+    save(&["key3"], &record("a", "second"));
+    assert_eq!(
+        ["key1", "key2", "key3"].map(value),
+        [const { Some("second") }; 3].map(|v| v.map(str::to_owned))
+    );
+    // A key can come to mean something else.
+    save(&["key2"], &record("b", "other"));
+    assert_eq!(value("key1").as_deref(), Some("second"));
+    assert_eq!(value("key2").as_deref(), Some("other"));
+    store.remove_record(&digest("a")).expect("a database");
+    assert_eq!((value("key1"), value("key3")), (None, None));
+    assert_eq!(value("key2").as_deref(), Some("other"));
+    assert_eq!(store.record_by_identity(&digest("a")).expect("a database"), None);
+    store.remove_record(&digest("never there")).expect("a database");
+    save(&["key1"], &record("a", "again"));
+    assert_eq!((value("key1").as_deref(), value("key3")), (Some("again"), None));
+}
+
+#[test]
+fn reopening_keeps_everything_committed() {
+    let place = Place::new();
+    let chain = place.chain(&["d/f = contents [4755 1:2 @7 user.k=v]\n l -> d", "d/g = g"]);
+    let shown = show_tree(&place.store.tree(&chain).expect("it is there"));
+    let layer = chain.0[0];
+    let blob = place.store.put_blob(b"blob").expect("writable");
+    let layer_blob = LayerBlob {
+        diff_id: digest("diff"),
+        digest: blob,
+        size: u64::MAX / 2,
+        media_type: "type".to_owned(),
+        origin: "registry/repository".to_owned(),
+    };
+    let image = ImageRecord { digest: blob, media_type: "type".to_owned(), size: 4 };
+    let dir = {
+        let Place { store, dir } = place;
+        store.save_record(&[digest("key")], &record("a", "value")).expect("a database");
+        store.save_layer_blob(layer, "gzip", &layer_blob).expect("a database");
+        store.save_diff_id(&digest("diff"), layer).expect("a database");
+        store.save_image("name", &image).expect("a database");
+        dir
+    };
+    let store = Store::open(dir.path()).expect("a state directory");
+    assert!(store.contains(&chain));
+    assert_eq!(show_tree(&store.tree(&chain).expect("it is there")), shown);
+    assert_eq!(store.record(&digest("key")).expect("a database"), Some(record("a", "value")));
+    assert_eq!(store.layer_by_diff_id(&digest("diff")).expect("a database"), Some(layer));
+    assert_eq!(store.layer_blob(layer, "gzip").expect("a database"), Some(layer_blob));
+    assert_eq!(store.layer_blob(layer, "zstd").expect("a database"), None);
+    assert_eq!(store.image("name").expect("a database"), Some(image));
+    assert_eq!(store.read_blob(&blob).expect("readable"), b"blob");
+    let next = store.commit_virtual(store.layer(layer).expect("it is there").root.clone());
+    assert!(!chain.0.contains(&next.expect("a layer").id), "ids are never used twice");
+}
+
+#[test]
+fn records_of_what_is_gone() {
+    let place = Place::new();
+    let chain = place.chain(&["f = f"]);
+    let (store, layer) = (&place.store, chain.0[0]);
+    let blob = store.put_blob(b"blob").expect("writable");
+    let layer_blob = LayerBlob {
+        diff_id: digest("diff"),
+        digest: blob,
+        size: 4,
+        media_type: String::new(),
+        origin: String::new(),
+    };
+    store.save_layer_blob(layer, "gzip", &layer_blob).expect("a database");
+    store.save_diff_id(&digest("diff"), layer).expect("a database");
+    fs::remove_file(store.blob_path(&blob)).expect("removable");
+    assert_eq!(store.layer_blob(layer, "gzip").expect("a database"), None);
+    let Place { store, dir } = place;
+    drop(store);
+    fs::remove_dir_all(dir.path().join("layers").join(layer.to_string())).expect("removable");
+    let store = Store::open(dir.path()).expect("a state directory");
+    assert_eq!(store.layer_by_diff_id(&digest("diff")).expect("a database"), None);
+    assert!(!store.contains(&chain) && store.contains(&Snapshot::default()));
+    let error = store.tree(&chain).err().expect("the layer is gone");
+    assert_eq!(error.to_string(), format!("layer {layer} is not in the store"));
+}
+
+#[test]
+fn stale_sessions_are_removed() {
+    let place = Place::new();
+    let tmp = place.dir.path().join("tmp");
+    let make = |name: &str, lock: bool| {
+        let path = tmp.join(name);
+        fs::create_dir_all(path.join("layer-1-x/fs")).expect("writable");
+        if lock {
+            fs::write(path.join("lock"), "").expect("writable");
+        }
+        path
+    };
+    // A killed process leaves its lock file; nobody holds the lock.
+    let killed = make("session-killed", true);
+    let old = make("session-old", false);
+    let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+    fs::File::open(&old).expect("readable").set_modified(hour_ago).expect("it is ours");
+    let starting = make("session-starting", false);
+    let second = Store::open(place.dir.path()).expect("a state directory");
+    assert!(!killed.exists() && !old.exists());
+    assert!(starting.exists(), "another process may be making it just now");
+    assert!(place.store.tmp_dir().exists() && second.tmp_dir().exists());
+    let ours = second.tmp_dir().to_owned();
+    drop(second);
+    assert!(!ours.exists() && place.store.tmp_dir().exists());
+}
+
+#[test]
+fn blobs() {
+    let Place { store, dir: _dir } = Place::new();
+    let mut writer = store.new_blob().expect("writable");
+    std::io::Write::write_all(&mut writer, b"some").expect("writable");
+    let error = writer.commit(Some(&digest("other"))).expect_err("it is another");
+    assert_eq!(
+        error.to_string(),
+        format!("wrong contents: expected {}, got {}", digest("other"), digest("some"))
+    );
+    assert!(!store.has_blob(&digest("some")) && !store.has_blob(&digest("other")));
+    assert_eq!(fs::read_dir(store.tmp_dir()).expect("readable").count(), 1, "only the lock");
+    let mut writer = store.new_blob().expect("writable");
+    std::io::Write::write_all(&mut writer, b"some").expect("writable");
+    assert_eq!(writer.commit(None).expect("writable"), (digest("some"), 4));
+    assert_eq!(store.put_blob(b"some").expect("writable"), digest("some"));
+    assert_eq!(store.read_blob(&digest("some")).expect("readable"), b"some");
+}
+
+#[test]
+fn a_newer_state_directory_is_refused() {
+    let Place { store, dir } = Place::new();
+    drop(store);
+    let path = dir.path().join("state.db");
+    let db = rusqlite::Connection::open(path).expect("a database");
+    db.pragma_update(None, "user_version", 99).expect("writable");
+    let error = Store::open(dir.path()).expect_err("it is refused").to_string();
+    assert!(error.contains("has format 99, this version of cofferdam reads format"), "{error}");
+}

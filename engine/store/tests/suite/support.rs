@@ -32,7 +32,7 @@ impl Place {
     pub fn manifest(&self, text: &str) -> Node {
         let pack = self.store.new_pack();
         let mut root = Node::empty_root();
-        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        for line in text.lines().map(str::trim_start).filter(|line| !line.is_empty()) {
             let (line, options) = line.split_once(" [").unwrap_or((line, ""));
             let numbers = |text: &str| {
                 let (a, b) = text.split_once(':').expect("two numbers");

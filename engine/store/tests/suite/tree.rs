@@ -7,25 +7,135 @@ use crate::support::{Place, show_tree};
 
 #[track_caller]
 fn check(layers: &[&str], expected: Expect) {
-    expected.assert_eq(&show_tree(&Place::new().tree(layers)));
+    let place = Place::new();
+    expected.assert_eq(&show_tree(&place.tree(layers)));
 }
 
 #[test]
 fn union() {
     let base = "d/ [700 1:1]\n d/a = a\n d/b = b\n d/sub/c = c\n f = f\n l -> d";
-    check(&[], expect![[]]);
-    check(&[base, "d/a = newer\n d/new = n\n g = g"], expect![[]]);
-    check(&[base, "d/a whiteout\n d/sub whiteout\n f whiteout\n no whiteout"], expect![[]]);
-    check(&[base, "d/!\n d/x = only"], expect![[]]);
-    check(&[base, "f/\n f/below = a directory now"], expect![[]]);
-    check(&[base, "d = a file now"], expect![[]]);
-    check(&[base, "d -> elsewhere\n l/\n l/x = no link"], expect![[]]);
-    check(&[base, "/!\n x = alone"], expect![[]]);
+    check(&[], expect![]);
+    check(
+        &[base, "d/a = newer\n d/new = n\n g = g"],
+        expect![[r#"
+        /
+        d/
+        d/a = newer
+        d/b = b
+        d/new = n
+        d/sub/
+        d/sub/c = c
+        f = f
+        g = g
+        l -> d
+    "#]],
+    );
+    check(
+        &[base, "d/a whiteout\n d/sub whiteout\n f whiteout\n no whiteout"],
+        expect![[r#"
+        /
+        d/
+        d/b = b
+        l -> d
+    "#]],
+    );
+    check(
+        &[base, "d/!\n d/x = only"],
+        expect![[r#"
+        /
+        d/!
+        d/x = only
+        f = f
+        l -> d
+    "#]],
+    );
+    check(
+        &[base, "f/\n f/below = a directory now"],
+        expect![[r#"
+        /
+        d/ [700 1:1]
+        d/a = a
+        d/b = b
+        d/sub/
+        d/sub/c = c
+        f/
+        f/below = a directory now
+        l -> d
+    "#]],
+    );
+    check(
+        &[base, "d = a file now"],
+        expect![[r#"
+        /
+        d = a file now
+        f = f
+        l -> d
+    "#]],
+    );
+    check(
+        &[base, "d -> elsewhere\n l/\n l/x = no link"],
+        expect![[r#"
+        /
+        d -> elsewhere
+        f = f
+        l/
+        l/x = no link
+    "#]],
+    );
+    check(
+        &[base, "/!\n x = alone"],
+        expect![[r#"
+        /!
+        x = alone
+    "#]],
+    );
     // What was hidden once does not come back with a directory on top.
-    check(&[base, "d whiteout", "d/\n d/x = x"], expect![[]]);
-    check(&[base, "d = file", "d/\n d/x = x"], expect![[]]);
-    check(&[base, "d/sub/!", "d/sub/x = x", "d/sub/x whiteout\n d/sub/y = y"], expect![[]]);
-    check(&[base, "d/ [750 2:2 user.k=v]"], expect![[]]);
+    check(
+        &[base, "d whiteout", "d/\n d/x = x"],
+        expect![[r#"
+        /
+        d/
+        d/x = x
+        f = f
+        l -> d
+    "#]],
+    );
+    check(
+        &[base, "d = file", "d/\n d/x = x"],
+        expect![[r#"
+        /
+        d/
+        d/x = x
+        f = f
+        l -> d
+    "#]],
+    );
+    check(
+        &[base, "d/sub/!", "d/sub/x = x", "d/sub/x whiteout\n d/sub/y = y"],
+        expect![[r#"
+        /
+        d/
+        d/a = a
+        d/b = b
+        d/sub/
+        d/sub/y = y
+        f = f
+        l -> d
+    "#]],
+    );
+    check(
+        &[base, "d/ [750 2:2 user.k=v]"],
+        expect![[r#"
+        /
+        d/ [750 2:2 user.k=v]
+        d/a = a
+        d/b = b
+        d/sub/
+        d/sub/c = c
+        f = f
+        l -> d
+    "#]],
+    );
 }
 
 fn resolve(tree: &Tree, path: &str, follow: bool) -> String {
@@ -87,12 +197,40 @@ fn symlinks_resolve_inside_the_tree() {
         }
         table.push('\n');
     }
-    expect![[]].assert_eq(&table);
+    expect![[r#"
+        "": / (directory)
+        "/": / (directory)
+        "..": / (directory)
+        "../../..": / (directory)
+        "lib": /usr/lib (directory), not followed: /lib (symlink)
+        "lib/": /usr/lib (directory), not followed: /lib (symlink)
+        "lib/x": /usr/lib/x (file)
+        "/lib/y": /usr/lib/y (file)
+        "abs": /usr/lib/x (file), not followed: /abs (symlink)
+        "up/lib/x": /usr/lib/x (file)
+        "deep/er/back": /usr/lib/x (file), not followed: /deep/er/back (symlink)
+        "deep/er/z": /usr/lib/y (file), not followed: /deep/er/z (symlink)
+        "deep/../lib/./x": /usr/lib/x (file)
+        "lib/../lib": /usr/lib (directory)
+        "lib/../../../usr": /usr (directory)
+        "gone": `/gone`: not found, not followed: /gone (symlink)
+        "gone/x": `/gone/x`: not found
+        "a": invalid path `/a`: too many levels of symbolic links, not followed: /a (symlink)
+        "a/x": invalid path `/a/x`: too many levels of symbolic links
+        "self": invalid path `/self`: too many levels of symbolic links, not followed: /self (symlink)
+        "file/x": `/file/x`: not found
+        "dot/dot/file": /file (file)
+        "root/root/usr": /usr (directory)
+        "through": `/through`: not found, not followed: /through (symlink)
+        "no": `/no`: not found
+        "no/../file": `/no/../file`: not found
+    "#]].assert_eq(&table);
 }
 
 #[test]
 fn reading() {
-    let tree = Place::new().tree(&["d/f = contents\n l -> d/f\n d2 -> d"]);
+    let place = Place::new();
+    let tree = place.tree(&["d/f = contents\n l -> d/f\n d2 -> d"]);
     for path in ["d/f", "l", "d2/f", "/d2/../l"] {
         assert_eq!(tree.read(path.as_bytes(), 8).expect("it is there"), b"contents", "{path}");
     }
@@ -101,7 +239,13 @@ fn reading() {
         let error = tree.read(path.as_bytes(), limit).expect_err("it cannot be read");
         table += &format!("{path}: {error}\n");
     }
-    expect![[]].assert_eq(&table);
+    expect![[r#"
+        l: invalid path `/l`: file is too large
+        d: `/d` is not a regular file
+        d2: `/d2` is not a regular file
+        no: `/no`: not found
+    "#]]
+    .assert_eq(&table);
 }
 
 #[test]
