@@ -59,9 +59,9 @@ pub enum Error {
     /// What the program reads by itself from the user's or the machine's set-up is wrong.
     #[error("{0}")]
     Configuration(String),
-    /// The engine.
+    /// The engine. Boxed, because its errors are large and this one is everywhere.
     #[error(transparent)]
-    Engine(#[from] cofferdam_build::Error),
+    Engine(Box<cofferdam_build::Error>),
     /// The file for `debug dump-llb` is not what it should be.
     #[error("`{name}` is not a BuildKit definition: {source}")]
     Definition {
@@ -70,6 +70,12 @@ pub enum Error {
         /// Why.
         source: cofferdam_llb::Error,
     },
+}
+
+impl From<cofferdam_build::Error> for Error {
+    fn from(error: cofferdam_build::Error) -> Self {
+        Self::Engine(Box::new(error))
+    }
 }
 
 impl Error {
@@ -120,7 +126,7 @@ mod tests {
         };
         assert_eq!(exit_code(missing.kind()), exit::USER);
         assert_eq!(exit_code(Error::Configuration(String::new()).kind()), exit::CONFIGURATION);
-        let defect = Error::Engine(cofferdam_build::Error::Internal("x".into()));
+        let defect = Error::from(cofferdam_build::Error::Internal("x".into()));
         assert_eq!(exit_code(defect.kind()), exit::INTERNAL);
     }
 }
