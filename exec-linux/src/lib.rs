@@ -11,11 +11,14 @@
 //!
 //! ```text
 //! engine ──spawn──▶ helper (single-threaded, host's pid namespace)
-//!    ◀─ socket ─▶     │  reads the step, makes the cgroup, the mount namespace and all mounts
+//!    ◀─ socket ─▶     │  waits for a step, makes the cgroup, the mount namespace and all mounts
 //!                     ├─clone─▶ pid 1 of the step: /proc, credentials, seccomp, exec
 //!                     │  waits; the socket's end means "kill the step"
 //!                     └  leaves the mount namespace, removes mount stubs and the cgroup, reports
 //! ```
+//!
+//! While a step runs, the helper of the next one is started. Where the time of a step goes, and
+//! what was done about it, is told in `docs/design/exec-start-up.md`.
 //!
 //! There is no init process: as under BuildKit the step itself is pid 1, so it ignores signals it
 //! has no handler for, and when it ends the kernel kills and reaps all that it left behind.

@@ -7,13 +7,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -59,7 +59,7 @@ pub enum Exit {
     OutOfMemory,
 }
 
-/// Runs steps. Cheap to clone.
+/// Runs steps. Cheap to clone. All steps of a runner must be run within the same tokio runtime.
 #[derive(Debug, Clone)]
 pub struct Runner {
     shared: Arc<Shared>,
@@ -74,8 +74,55 @@ struct Shared {
     /// Distinguishes this runner's steps from those of other engines on the host.
     prefix: String,
     next: AtomicU64,
-    /// The steps that run, also those whose caller is gone.
+    /// The steps that run, also those whose caller is gone, and the helpers that are ending.
     steps: TaskTracker,
+    /// A helper that waits for the next step's order.
+    ready: Mutex<Option<Helper>>,
+}
+
+/// A helper process that has no order yet.
+#[derive(Debug)]
+struct Helper {
+    process: Child,
+    /// Its end, also by this runner's, ends the helper.
+    socket: UnixStream,
+}
+
+impl Shared {
+    fn ready(&self) -> MutexGuard<'_, Option<Helper>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the helper that is ready, or else a new one.
+    fn helper(&self) -> io::Result<Helper> {
+        if let Some(mut helper) = self.ready().take()
+            && matches!(helper.process.try_wait(), Ok(None))
+        {
+            return Ok(helper);
+        }
+        self.start_helper()
+    }
+
+    /// Starts a helper for the next step, which thus need not wait for that.
+    fn prepare_next(&self) {
+        if self.ready().is_none() {
+            let helper = self.start_helper().ok();
+            // If it could not be started, the next step tries again and says why.
+            *self.ready() = helper;
+        }
+    }
+
+    fn start_helper(&self) -> io::Result<Helper> {
+        let (ours, theirs) = StdUnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let socket = UnixStream::from_std(ours)?;
+        // Nothing but three descriptors goes to the helper, and nothing of our environment. No
+        // option here may make the standard library fork instead of posix_spawn.
+        let mut command = Command::new(self.program.path());
+        command.arg0(HELPER_ARGV0).env_clear();
+        command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(Helper { process: command.spawn()?, socket })
+    }
 }
 
 /// How much of a step's output is read at once.
@@ -121,6 +168,7 @@ impl Runner {
                 prefix: format!("{}-{started:x}", std::process::id()),
                 next: AtomicU64::new(0),
                 steps: TaskTracker::new(),
+                ready: Mutex::default(),
             }),
         })
     }
@@ -143,7 +191,8 @@ impl Runner {
         let step = authorize(step)?;
         let cancel = cancel.child_token();
         // A task of its own, so that the step is seen to its end when this future is dropped.
-        let task = self.shared.steps.spawn(supervise(self.shared.clone(), step, output, cancel.clone()));
+        let task =
+            self.shared.steps.spawn(supervise(self.shared.clone(), step, output, cancel.clone()));
         let _kill_on_drop = cancel.drop_guard();
         match task.await {
             Ok(result) => result,
@@ -168,7 +217,7 @@ async fn supervise(
     output: mpsc::Sender<(Stream, Bytes)>,
     cancel: CancellationToken,
 ) -> Result<Exit, Error> {
-    let starting = || Error::helper("starting the sandbox helper");
+    let starting = Error::helper("starting the sandbox helper");
     let number = shared.next.fetch_add(1, Ordering::Relaxed);
     let order = wire::encode(&Order {
         id: format!("{}-{number}", shared.prefix),
@@ -177,18 +226,7 @@ async fn supervise(
         hierarchies: shared.hierarchies.clone(),
         filter: shared.filter.clone(),
     });
-    let (ours, theirs) = StdUnixStream::pair().map_err(starting())?;
-    ours.set_nonblocking(true).map_err(starting())?;
-    let mut socket = UnixStream::from_std(ours).map_err(starting())?;
-
-    // Nothing but three descriptors goes to the helper, and nothing of our environment. No option
-    // here may make the standard library fork instead of posix_spawn.
-    let mut command = Command::new(shared.program.path());
-    command.arg0(HELPER_ARGV0).env_clear();
-    command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut helper = command.spawn().map_err(starting())?;
-    drop(command);
-
+    let Helper { process: mut helper, mut socket } = shared.helper().map_err(starting)?;
     let stdout = helper.stdout.take().expect("the helper's stdout is piped");
     let stderr = helper.stderr.take().expect("the helper's stderr is piped");
     let (mut reader, mut writer) = socket.split();
@@ -199,6 +237,7 @@ async fn supervise(
             () = cancel.cancelled() => false,
         };
         if sent {
+            shared.prepare_next();
             cancel.cancelled().await;
         }
         // The end of our half of the socket is what kills the step.
@@ -206,32 +245,58 @@ async fn supervise(
         std::future::pending::<()>().await;
     };
     let listen = async {
-        let mut report = Vec::new();
-        let (said, (), ()) = tokio::join!(
-            reader.read_to_end(&mut report),
+        let (report, (), ()) = tokio::join!(
+            receive(&mut reader),
             pump(stdout, Stream::Stdout, &output, &cancel),
             pump(stderr, Stream::Stderr, &output, &cancel),
         );
-        said.map(|_| report)
+        report
     };
     let report = tokio::select! {
         report = listen => report,
         () = speak => unreachable!("it waits forever"),
     };
-    let status = helper.wait().await.map_err(Error::helper("waiting for the sandbox helper"))?;
+    let report = match report {
+        Ok(report) => {
+            // Nothing of the step is left. The end of the helper itself is nobody's concern.
+            shared.steps.spawn(async move { helper.wait().await });
+            report
+        }
+        Err(error) => {
+            let waiting = Error::helper("waiting for the sandbox helper");
+            let status = helper.wait().await.map_err(waiting)?;
+            if cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            return Err(Error::HelperLost(format!("{status}, {error}")));
+        }
+    };
     if cancel.is_cancelled() {
         return Err(Error::Cancelled);
     }
-    let lost = |why: &dyn std::fmt::Display| Error::HelperLost(format!("{status}, {why}"));
-    // Only the first report counts: a start that failed is followed by the end of the process.
-    let report = wire::decode(&report.map_err(|error| lost(&error))?);
-    match report.ok_or_else(|| lost(&"it said nothing"))?.map_err(|error| lost(&error))? {
+    match report {
         Report::Failed(failure) => Err(failure.into()),
         Report::Signal { signal: libc::SIGKILL, oom: true } => Ok(Exit::OutOfMemory),
         // A shell says so when its child was killed.
         Report::Code { code: 137, oom: true } => Ok(Exit::OutOfMemory),
         Report::Code { code, .. } => Ok(Exit::Code(code)),
         Report::Signal { signal, .. } => Ok(Exit::Signal(signal)),
+    }
+}
+
+/// Reads the helper's report. After it nothing of the step is left.
+async fn receive(mut from: impl AsyncRead + Unpin) -> io::Result<Report> {
+    let mut bytes = Vec::new();
+    loop {
+        let read = from.read_buf(&mut bytes).await?;
+        let report = wire::decode(&bytes).transpose()?;
+        match report {
+            // Pid 1 says why it could not start before it ends; the helper's end tells that it has.
+            Some(Report::Failed(_)) if read != 0 => {}
+            Some(report) => return Ok(report),
+            None if read == 0 => return Err(io::Error::other("it said nothing")),
+            None => {}
+        }
     }
 }
 

@@ -263,7 +263,10 @@ fn tree(path: &std::path::Path) -> String {
 
 fn names(path: &std::path::Path) -> Vec<String> {
     let entries = fs::read_dir(path).unwrap();
-    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 #[tokio::test]
@@ -389,4 +392,6 @@ async fn the_host_is_as_before() {
     assert!(bench.run(step).await.contains("opening `/nowhere`"));
     assert_eq!(mounts(), before);
     assert_eq!(names(&bench.path("state")), ["stage", "stubs"]);
+    // Steps that mount at the same places share a layer of mount stubs.
+    assert_eq!(names(&bench.path("state/stubs")).len(), 1);
 }

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use cofferdam_registry::{
     Client, Descriptor, Document, Manifest, RawManifest, Reference, parse_document, select_manifest,
 };
-use cofferdam_store::{BlobWriter, LayerBlob, LayerId, Snapshot, Store};
+use cofferdam_store::{BlobWriter, LayerBlob, Snapshot, Store, UnpackedLayer};
 use cofferdam_types::{Digest, Platform};
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
+use crate::settle::settle;
 use crate::unpack::unpack;
 use crate::{Error, Layout, Result};
 
@@ -162,14 +163,25 @@ impl ImageSource {
     ) -> Result<Snapshot> {
         let layers: Vec<_> =
             image.manifest.layers.iter().cloned().zip(image.diff_ids.iter().copied()).collect();
-        let layers: Vec<LayerId> = futures::stream::iter(layers)
+        let layers: Vec<UnpackedLayer> = futures::stream::iter(layers)
             .map(|(descriptor, diff_id)| {
                 self.layer(origin.clone(), descriptor, diff_id, progress.clone())
             })
             .buffered(CONCURRENT_LAYERS)
             .try_collect()
             .await?;
-        Ok(Snapshot(layers.into()))
+        let (store, diff_ids) = (self.store.clone(), image.diff_ids.clone());
+        let settled = tokio::task::spawn_blocking(move || {
+            let mut chain = Snapshot::default();
+            for (layer, diff_id) in layers.iter().zip(&diff_ids) {
+                chain = chain.with(settle(&store, &chain, layer, diff_id)?);
+            }
+            Ok(chain)
+        });
+        settled.await.map_err(|error| Error::Image {
+            image: origin.name(),
+            reason: format!("settling its layers ended: {error}"),
+        })?
     }
 
     async fn root(&self, origin: &Origin) -> Result<RawManifest> {
@@ -249,8 +261,8 @@ impl ImageSource {
         descriptor: Descriptor,
         diff_id: Digest,
         progress: Progress,
-    ) -> Result<LayerId> {
-        if let Some(layer) = self.store.layer_by_diff_id(&diff_id)? {
+    ) -> Result<UnpackedLayer> {
+        if let Some(layer) = self.store.unpacked_layer(&diff_id)? {
             return Ok(layer);
         }
         let store = self.store.clone();
@@ -275,8 +287,9 @@ impl ImageSource {
             };
             store.save_layer_content(unpacked.layer.id, &diff_id)?;
             store.save_layer_blob(unpacked.layer.id, "original", &record)?;
-            store.save_diff_id(&diff_id, unpacked.layer.id)?;
-            Ok::<_, Error>(unpacked.layer.id)
+            let unpacked = UnpackedLayer { layer: unpacked.layer.id, implied: unpacked.implied };
+            store.save_unpacked_layer(&diff_id, &unpacked)?;
+            Ok::<_, Error>(unpacked)
         });
         let feeding = feed(&origin, &descriptor, sender, &*progress);
         let (fed, unpacked) = tokio::join!(feeding, unpacking);

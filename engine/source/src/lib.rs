@@ -7,6 +7,7 @@ mod error;
 mod image;
 mod layout;
 mod local;
+mod settle;
 mod unpack;
 
 pub use error::{Error, Result};

@@ -5,24 +5,20 @@
 //! knows which of its parents are real directories, so no entry is ever written through a
 //! symlink. Whiteouts take overlayfs's form.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
 use cofferdam_archive::{Member, MemberKind, Tar, clean_path};
 use cofferdam_store::{
-    Attributes, Content, Directory, Layer, LayerDir, Node, NodeKind, Regular, Store,
+    Attributes, Content, Directory, Layer, LayerDir, Node, NodeKind, Regular, Store, set_attributes,
 };
 use cofferdam_types::{Digest, Hasher};
-use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, chownat, lsetxattr,
-    makedev, mknodat, utimensat,
-};
+use rustix::fs::{CWD, FileType, Mode, XattrFlags, lsetxattr, makedev, mknodat};
 
 use crate::error::IoContext;
 use crate::{Error, Result};
@@ -37,6 +33,9 @@ pub struct Unpacked {
     pub layer: Arc<Layer>,
     /// Digest of the uncompressed archive.
     pub diff_id: Digest,
+    /// Directories that entries lie in and that have none of their own: what they are is up to
+    /// the layers below.
+    pub implied: Vec<Vec<u8>>,
 }
 
 /// Unpacks a tar, compressed with gzip, zstd or not at all, and commits it as a layer.
@@ -55,7 +54,7 @@ pub fn unpack(
     let unreadable = |error: io::Error| wrong(format!("cannot read the archive: {error}"));
     let plain = decompressed(reader).map_err(unreadable)?;
     let dir = store.new_layer_dir()?;
-    let (root, diff_id) = std::thread::scope(|scope| {
+    let ((root, implied), diff_id) = std::thread::scope(|scope| {
         let (sender, receiver) = mpsc::sync_channel(8);
         // Decompressing and hashing on one core, writing files on the other.
         let producer = scope.spawn(move || decompress(plain, &sender));
@@ -71,7 +70,7 @@ pub fn unpack(
         )));
     }
     let layer = store.commit_dir(dir, root)?;
-    Ok(Unpacked { layer, diff_id })
+    Ok(Unpacked { layer, diff_id, implied })
 }
 
 /// Takes the compression away that the first bytes tell of.
@@ -114,7 +113,7 @@ fn write_entries(
     dir: &LayerDir,
     receiver: mpsc::Receiver<Vec<u8>>,
     wrong: &impl Fn(String) -> Error,
-) -> Result<Node> {
+) -> Result<(Node, Vec<Vec<u8>>)> {
     let mut tar = Tar::new(Chunks { receiver, chunk: Vec::new(), at: 0 });
     let mut writer = Writer::new(dir);
     while let Some(member) = tar.next().map_err(|error| wrong(error.to_string()))? {
@@ -183,6 +182,8 @@ struct Writer {
     root: Node,
     /// How many groups of hard links there are.
     link_groups: u64,
+    /// Directories without an entry of their own so far.
+    implied: BTreeSet<Vec<u8>>,
     buffer: Vec<u8>,
 }
 
@@ -193,6 +194,7 @@ impl Writer {
             layer: dir.id(),
             root: Node::empty_root(),
             link_groups: 0,
+            implied: BTreeSet::new(),
             buffer: vec![0; 128 * 1024],
         }
     }
@@ -223,6 +225,7 @@ impl Writer {
         let target = self.fs.join(OsStr::from_bytes(&member.path));
         let kind = match &member.kind {
             MemberKind::Directory => {
+                self.implied.remove(&member.path);
                 let parent = self.parent(parents)?;
                 if let Some(node) = parent.children.get_mut(*name)
                     && node.as_directory().is_some()
@@ -276,7 +279,7 @@ impl Writer {
         };
         let node = Node { attributes, kind };
         if node.as_directory().is_none() {
-            apply(&target, &node)?;
+            set_attributes(&target, &node).map_err(Error::from)?;
         }
         self.parent(parents)?.children.insert((*name).into(), node);
         Ok(())
@@ -380,6 +383,8 @@ impl Writer {
                 std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
                 std::collections::btree_map::Entry::Vacant(entry) => {
                     fs::create_dir(&path).io("cannot create", &path)?;
+                    let inside = path.strip_prefix(&self.fs).expect("starts with it above");
+                    self.implied.insert(inside.as_os_str().as_bytes().to_vec());
                     let attributes = Attributes { mode: 0o755, ..Attributes::default() };
                     entry.insert(Node::directory(attributes))
                 }
@@ -406,11 +411,16 @@ impl Writer {
     }
 
     /// Sets the attributes of directories, whose times change while they are filled.
-    fn finish(mut self) -> Result<Node> {
+    fn finish(mut self) -> Result<(Node, Vec<Vec<u8>>)> {
         let mut links = HashMap::new();
         count_links(&self.root, &mut links);
         finish_directory(&self.fs, &mut self.root, &links)?;
-        Ok(self.root)
+        let Self { root, implied, .. } = self;
+        // Later entries may have replaced a directory.
+        let still =
+            |path: &Vec<u8>| root.get(path).is_some_and(|node| node.as_directory().is_some());
+        let implied = implied.into_iter().filter(still).collect();
+        Ok((root, implied))
     }
 }
 
@@ -437,7 +447,7 @@ fn finish_directory(path: &Path, node: &mut Node, links: &HashMap<u64, u64>) -> 
                 lsetxattr(path, "trusted.overlay.opaque", b"y", XattrFlags::empty())
                     .io("cannot mark as opaque", path)?;
             }
-            apply(path, node)
+            Ok(set_attributes(path, node)?)
         }
         NodeKind::Regular(regular) => {
             // The other names were replaced by later entries.
@@ -450,28 +460,6 @@ fn finish_directory(path: &Path, node: &mut Node, links: &HashMap<u64, u64>) -> 
 
 fn special(path: &Path, file_type: FileType, device: u64) -> Result<()> {
     mknodat(CWD, path, file_type, Mode::from_raw_mode(0o600), device).io("cannot create", path)
-}
-
-/// Sets owner, attributes, permissions and time, in the order in which they do not undo each
-/// other.
-fn apply(path: &Path, node: &Node) -> Result<()> {
-    let Attributes { mode, uid, gid, mtime, xattrs } = &node.attributes;
-    let (owner, group) = (Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid)));
-    chownat(CWD, path, owner, group, AtFlags::SYMLINK_NOFOLLOW)
-        .io("cannot change the owner of", path)?;
-    for (name, value) in xattrs {
-        lsetxattr(path, name.as_str(), value, XattrFlags::empty())
-            .io("cannot set an attribute of", path)?;
-    }
-    if !matches!(node.kind, NodeKind::Symlink(_)) {
-        fs::set_permissions(path, Permissions::from_mode(*mode)).io("cannot chmod", path)?;
-    }
-    let time = Timespec {
-        tv_sec: mtime.div_euclid(1_000_000_000),
-        tv_nsec: mtime.rem_euclid(1_000_000_000),
-    };
-    let times = Timestamps { last_access: time, last_modification: time };
-    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).io("cannot set the time of", path)
 }
 
 fn get_mut<'a>(root: &'a mut Node, path: &[u8]) -> Option<&'a mut Node> {

@@ -24,7 +24,8 @@ CREATE TABLE layers (
 -- Unpacked image layers, by the digest of their uncompressed tar.
 CREATE TABLE diff_ids (
     diff_id BLOB PRIMARY KEY,
-    layer INTEGER NOT NULL
+    layer INTEGER NOT NULL,
+    implied TEXT NOT NULL           -- JSON: directories that lower layers decide about
 ) STRICT, WITHOUT ROWID;
 
 -- Blobs that hold a layer, by how they are packed.

@@ -42,14 +42,6 @@ impl Store {
             Err(error) => Err(error).io("cannot move a layer to", &target),
         }
     }
-
-    /// Writes the nodes of a tree below `root`, which must not exist, in overlayfs's form.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn write_tree(&self, root: &Path, node: &Node) -> Result<()> {
-        Writer { store: self, links: HashMap::new() }.write(root, node)
-    }
 }
 
 struct Writer<'a> {
@@ -166,7 +158,12 @@ fn same_xattrs(path: &Path, attributes: &Attributes) -> bool {
     }
 }
 
-pub(crate) fn set_attributes(path: &Path, node: &Node) -> Result<()> {
+/// Sets owner, extended attributes, permissions and time of a path, in the order in which they do
+/// not undo each other. A symlink is not followed.
+///
+/// # Errors
+/// When one of them cannot be set.
+pub fn set_attributes(path: &Path, node: &Node) -> Result<()> {
     let Attributes { mode, uid, gid, mtime, xattrs } = &node.attributes;
     chownat(
         CWD,
@@ -188,7 +185,7 @@ pub(crate) fn set_attributes(path: &Path, node: &Node) -> Result<()> {
 }
 
 /// Sets the modification time (nanoseconds since 1970) of a path, not following a symlink.
-pub(crate) fn set_mtime(path: &Path, mtime: i64) -> Result<()> {
+fn set_mtime(path: &Path, mtime: i64) -> Result<()> {
     let time = Timespec {
         tv_sec: mtime.div_euclid(1_000_000_000),
         tv_nsec: mtime.rem_euclid(1_000_000_000),

@@ -14,6 +14,16 @@ pub struct Record {
     pub value: String,
 }
 
+/// What an image layer was unpacked to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnpackedLayer {
+    /// The layer.
+    pub layer: LayerId,
+    /// Directories that entries lie in and that have no entry of their own: what they are is up
+    /// to the layers below.
+    pub implied: Vec<Vec<u8>>,
+}
+
 /// A blob that holds a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerBlob {
@@ -113,26 +123,29 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails.
-    pub fn layer_by_diff_id(&self, diff_id: &Digest) -> Result<Option<LayerId>> {
+    pub fn unpacked_layer(&self, diff_id: &Digest) -> Result<Option<UnpackedLayer>> {
         let layer = self
             .db()
             .query_row(
-                "SELECT layer FROM diff_ids WHERE diff_id = ?1",
+                "SELECT layer, implied FROM diff_ids WHERE diff_id = ?1",
                 [diff_id.as_bytes()],
-                |row| row.get(0).map(LayerId),
+                |row| Ok((row.get(0).map(LayerId)?, row.get::<_, String>(1)?)),
             )
             .optional()?;
-        Ok(layer.filter(|id| self.layer_path(*id).exists()))
+        Ok(layer.filter(|(id, _)| self.layer_path(*id).exists()).and_then(|(layer, implied)| {
+            Some(UnpackedLayer { layer, implied: serde_json::from_str(&implied).ok()? })
+        }))
     }
 
     /// Remembers what an image layer was unpacked to.
     ///
     /// # Errors
     /// When the database fails.
-    pub fn save_diff_id(&self, diff_id: &Digest, layer: LayerId) -> Result<()> {
+    pub fn save_unpacked_layer(&self, diff_id: &Digest, unpacked: &UnpackedLayer) -> Result<()> {
+        let implied = serde_json::to_string(&unpacked.implied).expect("lists of numbers are JSON");
         self.db().execute(
-            "INSERT OR REPLACE INTO diff_ids (diff_id, layer) VALUES (?1, ?2)",
-            params![diff_id.as_bytes(), layer.0],
+            "INSERT OR REPLACE INTO diff_ids (diff_id, layer, implied) VALUES (?1, ?2, ?3)",
+            params![diff_id.as_bytes(), unpacked.layer.0, implied],
         )?;
         Ok(())
     }

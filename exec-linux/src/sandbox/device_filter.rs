@@ -88,8 +88,8 @@ struct Attach {
     flags: u32,
 }
 
-/// Restricts the devices of a unified cgroup.
-pub fn attach(cgroup: impl AsFd) -> io::Result<()> {
+/// Loads the program into the kernel.
+pub fn load() -> io::Result<OwnedFd> {
     let load = Load {
         program_type: BPF_PROG_TYPE_CGROUP_DEVICE,
         instruction_count: PROGRAM.len() as u32,
@@ -104,7 +104,11 @@ pub fn attach(cgroup: impl AsFd) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the kernel has just made the descriptor for us.
-    let program = unsafe { OwnedFd::from_raw_fd(program as i32) };
+    Ok(unsafe { OwnedFd::from_raw_fd(program as i32) })
+}
+
+/// Restricts the devices of a unified cgroup by the loaded program.
+pub fn attach(program: &OwnedFd, cgroup: impl AsFd) -> io::Result<()> {
     let attach = Attach {
         target: cgroup.as_fd().as_raw_fd() as u32,
         program: program.as_raw_fd() as u32,

@@ -73,8 +73,10 @@ fn helper() -> ! {
         exit(70);
     }));
     let Ok(socket) = take_socket() else { exit(70) };
+    // What needs no order is done before there is one: a step finds its helper waiting.
+    let device_filter = device_filter::load().ok();
     let report = match receive::<Order>(&socket) {
-        Ok(order) => monitor(order, &socket).unwrap_or_else(Report::Failed),
+        Ok(order) => monitor(order, &socket, device_filter).unwrap_or_else(Report::Failed),
         Err(error) => Report::Failed(failure("reading the order".to_owned(), error)),
     };
     // An engine that is gone does not read it.
@@ -103,7 +105,7 @@ fn null_onto(null: impl AsFd, target: RawFd) -> io::Result<()> {
     }
 }
 
-fn monitor(order: Order, socket: &UnixStream) -> Result<Report> {
+fn monitor(order: Order, socket: &UnixStream, device_filter: Option<OwnedFd>) -> Result<Report> {
     let step = &order.step;
     umask(Mode::empty());
     std::env::set_current_dir("/").doing(|| "changing to the host's root".to_owned())?;
@@ -114,10 +116,12 @@ fn monitor(order: Order, socket: &UnixStream) -> Result<Report> {
     let mut cgroup = Leaf::new(&order.hierarchies, &order.id, step.limits)
         .map_err(|(doing, error)| failure(doing, error))?;
     let report = (|| {
-        let devices_guarded = match (step.security, cgroup.unified()) {
-            (Security::Insecure, _) => true,
-            (Security::Sandbox, Some(unified)) => device_filter::attach(unified).is_ok(),
-            (Security::Sandbox, None) => false,
+        let devices_guarded = match (step.security, cgroup.unified(), device_filter) {
+            (Security::Insecure, ..) => true,
+            (Security::Sandbox, Some(unified), Some(filter)) => {
+                device_filter::attach(&filter, unified).is_ok()
+            }
+            (Security::Sandbox, ..) => false,
         };
         enter_namespaces(step.network)?;
         rustix::system::sethostname(step.hostname.as_bytes())

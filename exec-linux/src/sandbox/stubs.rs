@@ -152,3 +152,25 @@ fn set_mtime(directory: impl AsFd, stat: &Stat) -> io::Result<()> {
     };
     Ok(utimensat(directory, "", &times, AtFlags::EMPTY_PATH)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_is_made_once() {
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        let dests = [("/a/file", Kind::File), ("/dev/x", Kind::File)];
+        let layers: Vec<_> = std::thread::scope(|scope| {
+            let make = |id: usize| layer(dir.path(), &id.to_string(), &dests).expect("it is made");
+            let makers: Vec<_> = (0..16).map(|id| scope.spawn(move || make(id))).collect();
+            makers.into_iter().map(|maker| maker.join().expect("no panic")).collect()
+        });
+        assert!(layers.iter().all(|layer| *layer == layers[0]));
+        assert_eq!(fs::read_dir(dir.path()).expect("it is there").count(), 1);
+        assert!(layers[0].join("a/file").is_file() && layers[0].join("etc/hosts").is_file());
+        assert!(!layers[0].join("dev/x").exists());
+        let other = layer(dir.path(), "16", &[("/a/file", Kind::Directory)]).expect("it is made");
+        assert!(other != layers[0] && other.join("a/file").is_dir());
+    }
+}

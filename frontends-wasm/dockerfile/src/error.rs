@@ -200,7 +200,8 @@ impl Errors {
     fn headline(&self, located: &Located) -> String {
         match located.lines {
             Some(lines) => format!("{}:{}: {}", self.filename, lines.start, located.problem),
-            None => located.problem.to_string(),
+            None if self.filename.is_empty() => located.problem.to_string(),
+            None => format!("{}: {}", self.filename, located.problem),
         }
     }
 }

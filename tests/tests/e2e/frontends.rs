@@ -48,8 +48,8 @@ fn a_declarative_frontend_builds_an_image() -> Result<()> {
     let world = World::new()?;
     let context = Context::new("not a Dockerfile at all")?;
     let image = format!(
-        "base = \"{}\"\n\n[[copy]]\nfrom = \"greeting\"\nto = \"/etc/greeting\"\n\n\
-         [[run]]\ncommand = \"cat /etc/greeting > /copied\"\n",
+        "[image]\nbase = \"{}\"\n\n[[step]]\ncopy = \"greeting\"\nto = \"/etc/greeting\"\n\n\
+         [[step]]\nrun = \"cat /etc/greeting > /copied\"\n",
         world.registry.reference("busybox:latest")
     );
     context.file("image.toml", image)?.file("greeting", "hello from toml\n")?;
@@ -85,10 +85,10 @@ fn a_runaway_component_is_ended_and_named_and_the_next_build_works() -> Result<(
     let world = World::new()?;
     let context = Context::new("ARG REGISTRY\nFROM ${REGISTRY}/busybox\nRUN echo works\n")?;
     let cases: [(&str, &[&str]); 4] = [
-        ("endless-loop", &["time"]),
-        ("memory-bomb", &["memory"]),
-        ("trap", &["unreachable"]),
-        ("stack-overflow", &["stack"]),
+        ("attack-endless-loop", &["time"]),
+        ("attack-memory-bomb", &["memory"]),
+        ("attack-trap", &["unreachable"]),
+        ("attack-stack-overflow", &["stack"]),
     ];
     for (name, says) in cases {
         let build = world.build(&context).option("--frontend", guest(name)?);

@@ -20,10 +20,10 @@ fn layer() -> Result<String> {
 #[test]
 fn lasting_faults_are_named_and_leave_nothing_behind() -> Result<()> {
     let cases: [(&str, Fault, &[&str]); 7] = [
-        ("/manifests/", Fault::Status(403), &["403"]),
+        ("/manifests/", Fault::Status(403), &["denied"]),
         ("/manifests/", Fault::Status(500), &["500"]),
         ("/manifests/", Fault::WrongBytes, &[]),
-        ("/blobs/", Fault::Status(403), &["403"]),
+        ("/blobs/", Fault::Status(403), &["denied"]),
         ("/blobs/", Fault::Reset(100_000), &[]),
         ("/blobs/", Fault::Truncate(100_000), &[]),
         ("/blobs/", Fault::WrongBytes, &["digest"]),

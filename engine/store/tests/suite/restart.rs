@@ -16,6 +16,10 @@ fn record(identity: &str, value: &str) -> Record {
     Record { identity: digest(identity), value: value.to_owned() }
 }
 
+fn unpacked(layer: cofferdam_store::LayerId) -> cofferdam_store::UnpackedLayer {
+    cofferdam_store::UnpackedLayer { layer, implied: vec![b"usr".to_vec()] }
+}
+
 #[test]
 fn records() {
     let Place { store, dir: _dir } = Place::new();
@@ -69,7 +73,7 @@ fn reopening_keeps_everything_committed() {
         let Place { store, dir } = place;
         store.save_record(&[digest("key")], &record("a", "value")).expect("a database");
         store.save_layer_blob(layer, "gzip", &layer_blob).expect("a database");
-        store.save_diff_id(&digest("diff"), layer).expect("a database");
+        store.save_unpacked_layer(&digest("diff"), &unpacked(layer)).expect("a database");
         store.save_image("name", &image).expect("a database");
         dir
     };
@@ -77,7 +81,8 @@ fn reopening_keeps_everything_committed() {
     assert!(store.contains(&chain));
     assert_eq!(show_tree(&store.tree(&chain).expect("it is there")), shown);
     assert_eq!(store.record(&digest("key")).expect("a database"), Some(record("a", "value")));
-    assert_eq!(store.layer_by_diff_id(&digest("diff")).expect("a database"), Some(layer));
+    let known = store.unpacked_layer(&digest("diff")).expect("a database");
+    assert_eq!(known, Some(unpacked(layer)));
     assert_eq!(store.layer_blob(layer, "gzip").expect("a database"), Some(layer_blob));
     assert_eq!(store.layer_blob(layer, "zstd").expect("a database"), None);
     assert_eq!(store.image("name").expect("a database"), Some(image));
@@ -100,14 +105,14 @@ fn records_of_what_is_gone() {
         origin: String::new(),
     };
     store.save_layer_blob(layer, "gzip", &layer_blob).expect("a database");
-    store.save_diff_id(&digest("diff"), layer).expect("a database");
+    store.save_unpacked_layer(&digest("diff"), &unpacked(layer)).expect("a database");
     fs::remove_file(store.blob_path(&blob)).expect("removable");
     assert_eq!(store.layer_blob(layer, "gzip").expect("a database"), None);
     let Place { store, dir } = place;
     drop(store);
     fs::remove_dir_all(dir.path().join("layers").join(layer.to_string())).expect("removable");
     let store = Store::open(dir.path()).expect("a state directory");
-    assert_eq!(store.layer_by_diff_id(&digest("diff")).expect("a database"), None);
+    assert_eq!(store.unpacked_layer(&digest("diff")).expect("a database"), None);
     assert!(!store.contains(&chain) && store.contains(&Snapshot::default()));
     let error = store.tree(&chain).err().expect("the layer is gone");
     assert_eq!(error.to_string(), format!("layer {layer} is not in the store"));
