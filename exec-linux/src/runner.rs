@@ -1,4 +1,4 @@
-//! The engine's side of a step: starts the helper, hands it the order, streams the output, and
+//! The engine's side of a step: starts helpers, hands each its order, streams the output, and
 //! sees to it that the step is gone whatever becomes of the caller.
 
 use std::fs;
@@ -202,8 +202,9 @@ impl Runner {
 }
 
 impl Runner {
-    /// Waits until every step has ended with all its processes, also the killed ones. Steps may
-    /// be run again afterwards.
+    /// Waits until every step has ended with all its processes, also the killed ones, and with its
+    /// helper. Steps may be run again afterwards; the helper that is ready for the next one stays
+    /// until the runner is dropped.
     pub async fn idle(&self) {
         self.shared.steps.close();
         self.shared.steps.wait().await;
