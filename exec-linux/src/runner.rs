@@ -120,6 +120,8 @@ impl Shared {
         // option here may make the standard library fork instead of posix_spawn.
         let mut command = Command::new(self.program.path());
         command.arg0(HELPER_ARGV0).env_clear();
+        // A group of its own: what a terminal sends on Ctrl-C is for the engine to act on.
+        command.process_group(0);
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
         Ok(Helper { process: command.spawn()?, socket })
     }

@@ -70,7 +70,7 @@ impl Shared {
 
     /// What runs steps.
     pub(crate) async fn runner(&self) -> Result<&Runner, Error> {
-        let state_dir = self.store.tmp_dir().join("exec");
+        let state_dir = self.store.fresh_tmp("exec");
         self.runner
             .get_or_try_init(|| {
                 blocking(move || {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rusqlite::params;
@@ -72,7 +72,8 @@ impl Store {
     /// # Errors
     /// When it cannot be written; then nothing of it is in the store.
     pub fn commit_dir(&self, dir: LayerDir, root: Node) -> Result<Arc<Layer>> {
-        remove_work(&dir.work());
+        // overlayfs leaves `work/work` (mode 000) behind, and a marker for `volatile`.
+        self.scratch().discard(&dir.work());
         self.commit(dir.id, dir.dir, root)
     }
 
@@ -107,12 +108,5 @@ impl Store {
             params![id.0, db::now()],
         )?;
         Ok(self.remember(Layer { id, root }))
-    }
-}
-
-/// overlayfs leaves `work/work` (mode 000) behind, and a marker for `volatile`.
-fn remove_work(work: &Path) {
-    if let Err(error) = fs::remove_dir_all(work) {
-        tracing::warn!("cannot remove `{}`: {error}", work.display());
     }
 }

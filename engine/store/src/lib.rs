@@ -21,6 +21,7 @@ mod node;
 mod packs;
 mod records;
 mod scan;
+mod scratch;
 mod state;
 mod tree;
 

@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rusqlite::Connection;
-use rustix::fs::{FlockOperation, flock};
-use tempfile::TempDir;
 
 use crate::error::IoContext;
+use crate::scratch::Scratch;
 use crate::{
     Content, Error, Layer, LayerId, Node, OpenFile, PackId, Regular, Result, Snapshot, Tree, db,
 };
@@ -23,7 +22,7 @@ use crate::{
 /// blobs/sha256/ manifests, configs and compressed layers
 /// local/        what is known of the files of local directories
 /// compiled/     compiled components
-/// tmp/SESSION/  what is not committed; removed with the process that made it
+/// tmp/SESSION/  what is not committed; what is left of it, the next process removes
 /// ```
 #[derive(Clone)]
 pub struct Store {
@@ -32,8 +31,7 @@ pub struct Store {
 
 struct Inner {
     root: PathBuf,
-    session: TempDir,
-    _session_lock: File,
+    scratch: Scratch,
     db: Mutex<Connection>,
     layers: Mutex<HashMap<LayerId, Arc<Layer>>>,
     packs: Mutex<HashMap<PackId, Arc<File>>>,
@@ -50,21 +48,12 @@ impl Store {
             let path = root.join(name);
             fs::create_dir_all(&path).io("cannot create", &path)?;
         }
-        let tmp = root.join("tmp");
-        remove_stale_sessions(&tmp);
+        let scratch = Scratch::open(&root.join("tmp"))?;
         let db = db::open(root)?;
-        let session = tempfile::Builder::new()
-            .prefix("session-")
-            .tempdir_in(&tmp)
-            .io("cannot create a directory in", &tmp)?;
-        let lock_path = session.path().join("lock");
-        let lock = File::create(&lock_path).io("cannot create", &lock_path)?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).io("cannot lock", &lock_path)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 root: root.to_owned(),
-                session,
-                _session_lock: lock,
+                scratch,
                 db: Mutex::new(db),
                 layers: Mutex::default(),
                 packs: Mutex::default(),
@@ -82,9 +71,19 @@ impl Store {
         self.inner.root.join("compiled")
     }
 
-    /// A directory for what is not committed, removed when this process ends.
+    pub(crate) fn scratch(&self) -> &Scratch {
+        &self.inner.scratch
+    }
+
+    /// A path for a directory of the caller's own; what is there when this process has ended is
+    /// removed.
+    pub fn fresh_tmp(&self, kind: &str) -> PathBuf {
+        self.inner.scratch.fresh(kind)
+    }
+
+    /// A directory for what is not committed.
     pub fn tmp_dir(&self) -> &Path {
-        self.inner.session.path()
+        self.inner.scratch.path()
     }
 
     pub(crate) fn db(&self) -> MutexGuard<'_, Connection> {
@@ -186,27 +185,5 @@ impl Store {
         let file = Arc::new(File::open(&path).io("cannot open", &path)?);
         packs.insert(pack, file.clone());
         Ok(file)
-    }
-}
-
-/// Removes the directories of sessions whose process is gone: those that nobody locks.
-fn remove_stale_sessions(tmp: &Path) {
-    let Ok(entries) = fs::read_dir(tmp) else { return };
-    for entry in entries.flatten() {
-        let Ok(lock) = File::open(entry.path().join("lock")) else {
-            // Either just being made by another process, or half removed: leave the young ones.
-            let young = entry.metadata().and_then(|meta| meta.modified()).is_ok_and(|time| {
-                time.elapsed().is_ok_and(|age| age < std::time::Duration::from_secs(60))
-            });
-            if !young {
-                let _ = fs::remove_dir_all(entry.path());
-            }
-            continue;
-        };
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
-            && let Err(error) = fs::remove_dir_all(entry.path())
-        {
-            tracing::warn!("cannot remove `{}`: {error}", entry.path().display());
-        }
     }
 }

@@ -1,0 +1,106 @@
+//! A directory for what is not committed, and a janitor that removes in the background.
+//!
+//! Removing a directory can take milliseconds (a file system with online discard waits for the
+//! disk), so no build waits for it: what is left over is moved aside, and what the janitor has not
+//! got to when the process ends, the next process removes. For the same reason the directory of a
+//! process that is gone is taken over rather than removed and made anew. A process holds a lock
+//! on its directory; whoever gets the lock, the directory is theirs.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, mpsc};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::Result;
+use crate::error::IoContext;
+
+/// The name of the lock file in a directory.
+const LOCK: &str = "lock";
+
+/// The directory of this process.
+pub(crate) struct Scratch {
+    path: PathBuf,
+    _lock: File,
+    janitor: Mutex<mpsc::Sender<PathBuf>>,
+    /// Makes names that no process used before.
+    prefix: String,
+    next: AtomicU64,
+}
+
+impl Scratch {
+    /// Takes over a directory in `tmp` that nobody uses, or makes one.
+    pub(crate) fn open(tmp: &Path) -> Result<Self> {
+        let mut number = 0;
+        let (path, lock) = loop {
+            let path = tmp.join(format!("session-{number}"));
+            fs::create_dir_all(&path).io("cannot create", &path)?;
+            let lock_path = path.join(LOCK);
+            let lock = File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&lock_path)
+                .io("cannot create", &lock_path)?;
+            if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                break (path, lock);
+            }
+            number += 1;
+        };
+        let (janitor, removed) = mpsc::channel();
+        let entries = fs::read_dir(&path).io("cannot list", &path)?.flatten();
+        for left in entries.filter(|entry| entry.file_name() != LOCK) {
+            janitor.send(left.path()).expect("the receiver is still here");
+        }
+        std::thread::spawn(move || removed.into_iter().for_each(|path| remove(&path)));
+        let started = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |age| age.as_nanos());
+        Ok(Self {
+            path,
+            _lock: lock,
+            janitor: Mutex::new(janitor),
+            prefix: format!("{started:x}"),
+            next: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A path in the directory that nothing has.
+    pub(crate) fn fresh(&self, kind: &str) -> PathBuf {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.path.join(format!("{kind}-{}-{number}", self.prefix))
+    }
+
+    /// Has a path removed, soon: it is moved out of the way at once.
+    pub(crate) fn discard(&self, path: &Path) {
+        let aside = self.fresh("removed");
+        match fs::rename(path, &aside) {
+            Ok(()) => {
+                let janitor = self.janitor.lock().unwrap_or_else(PoisonError::into_inner);
+                // Without a janitor, the next process removes it.
+                let _ = janitor.send(aside);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!("cannot move `{}`: {error}", path.display()),
+        }
+    }
+}
+
+fn remove(path: &Path) {
+    let result = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match result {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!("cannot remove `{}`: {error}", path.display());
+        }
+        _ => {}
+    }
+}
