@@ -191,7 +191,11 @@ impl Engine {
             // The step that failed says more than what the frontend makes of it, except where.
             Err(error) => {
                 let told = Failure::from(error);
-                Err(match gateway.take_failure() {
+                // A failure that the frontend got over is not what it died of.
+                let cause = gateway
+                    .take_failure()
+                    .filter(|cause| told.to_string().contains(&cause.to_string()));
+                Err(match cause {
                     Some(mut cause) => {
                         if cause.excerpts.is_empty() {
                             cause.excerpts = told.excerpts;

@@ -63,7 +63,17 @@ impl FrontendHost for Gateway {
                 digest: image.root,
                 config: image.config.to_vec(),
             }),
-            Err(error) => Err(self.failed(error.into())),
+            Err(error) => {
+                let missing = matches!(
+                    &error,
+                    Error::Source(cofferdam_source::Error::Registry(registry))
+                        if registry.kind() == cofferdam_registry::ErrorKind::NotFound
+                );
+                Err(match self.failed(error.into()) {
+                    HostError::BuildFailed(line) if missing => HostError::NotFound(line),
+                    other => other,
+                })
+            }
         }
     }
 

@@ -258,7 +258,7 @@ fn errors_say_where_and_what_next() {
     check_error(
         "# nothing\n",
         expect![[r#"
-        the file has no FROM: expected at least one stage
+        Dockerfile: the file has no FROM: expected at least one stage
         [] []"#]],
     );
     check_error(
@@ -351,7 +351,7 @@ fn errors_say_where_and_what_next() {
 fn wrong_requests_are_named() {
     let files = [("dockerfile/Dockerfile", "FROM scratch AS build\n")];
     for (options, expected) in [
-        (&[("target", "biuld")][..], "there is no stage `biuld`"),
+        (&[("target", "biuld")][..], "Dockerfile: there is no stage `biuld`"),
         (&[("filename", "x")], "there is no Dockerfile `x`: expected it in the build context"),
         (
             &[("context", "https://x/y.git")],

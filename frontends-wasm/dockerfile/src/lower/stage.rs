@@ -1,6 +1,6 @@
 //! The state of a stage, what stages begin on, and the way of each instruction to its lowering.
 
-use cofferdam_sdk::{Host, HostError, OpMetadata, Platform, ResolvedImage};
+use cofferdam_sdk::{Host, OpMetadata, Platform, ResolvedImage};
 
 use super::Lowering;
 use super::names::{self, Names};
@@ -234,12 +234,13 @@ impl<H: Host> Lowering<'_, H> {
 
     /// Suggests a stage where the host does not find what `name` stands for.
     fn perhaps_stage(&self, problem: Problem, name: &str) -> Problem {
-        match problem {
-            Problem::Host(HostError::NotFound(reason)) => {
-                let nearest = nearest(name, self.stages.names()).map(str::to_owned);
-                Problem::UnknownSource { reason, nearest }
+        match (problem, nearest(name, self.stages.names())) {
+            // A registry that cannot be asked is no reason to keep quiet about a misspelling.
+            (Problem::Host(error), Some(stage)) => {
+                let nearest = Some(stage.to_owned());
+                Problem::UnknownSource { reason: error.to_string(), nearest }
             }
-            problem => problem,
+            (problem, _) => problem,
         }
     }
 
