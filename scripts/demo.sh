@@ -19,9 +19,9 @@ sed 's/^/    /' examples/hello/Dockerfile
 build() {
     "$cofferdam" build examples/hello --root "$out/state" \
         --build-context "tools=oci-layout://$out/tools:latest" \
-        --output "type=oci,dest=$out/hello.tar" --progress plain "$@"
+        --output "type=oci,dest=$out/hello.tar,name=hello:latest" --progress plain "$@"
 }
-say "cofferdam build examples/hello --output type=oci,dest=$out/hello.tar"
+say "cofferdam build examples/hello --output type=oci,dest=$out/hello.tar,name=hello:latest"
 build
 say "once more, nothing changed:"
 build
