@@ -60,6 +60,14 @@ pub enum Error {
         /// How it ended.
         exit: StepExit,
     },
+    /// A step asks for more than the user granted.
+    #[error("process `{command}` needs the entitlement `{entitlement}`, which was not granted")]
+    Denied {
+        /// The command.
+        command: String,
+        /// What it needs.
+        entitlement: &'static str,
+    },
     /// A file op could not be done.
     #[error("{message}")]
     File {
@@ -112,13 +120,17 @@ impl Error {
             Self::Component(_)
             | Self::File { .. }
             | Self::Llb(_)
+            | Self::Denied { .. }
             | Self::Unsupported(_)
             | Self::Invalid(_)
             | Self::Session(_) => Kind::User,
             Self::Source(cofferdam_source::Error::Registry(error)) | Self::Registry(error) => {
                 registry(error)
             }
-            Self::Source(cofferdam_source::Error::Store(_)) | Self::Store(_) => Kind::Config,
+            Self::Source(
+                cofferdam_source::Error::Store(_) | cofferdam_source::Error::Io { .. },
+            )
+            | Self::Store(_) => Kind::Config,
             Self::Source(cofferdam_source::Error::Layer { .. }) => Kind::Network,
             Self::Source(_) => Kind::User,
             Self::Export(cofferdam_export::Error::Registry(error)) => registry(error),

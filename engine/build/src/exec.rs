@@ -1,5 +1,8 @@
 //! Exec ops: from LLB's description to a step of `exec-linux`, and from what it left to layers.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use cofferdam_exec_linux::{
     BindSource, Exit, Limits, Mount as StepMount, Network, Overlay, Restrictions, Rootfs, Security,
@@ -7,7 +10,7 @@ use cofferdam_exec_linux::{
 };
 use cofferdam_llb::{ExecOp, Mount, MountKind, NetMode, Op, SecurityMode};
 use cofferdam_solver::{Context, Leaf, Stream};
-use cofferdam_store::{LayerDir, Selection, Snapshot, Store, Tree};
+use cofferdam_store::{Layer, LayerDir, Selection, Snapshot, Store, Tree};
 use cofferdam_types::Platform;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -24,14 +27,17 @@ const MAX_USER_DATABASE: u64 = 10 << 20;
 
 /// The key: everything that the process can see, without what BuildKit leaves out.
 pub(crate) fn key(op: &Op, exec: &ExecOp) -> OpKey {
-    let reads = (0..op.inputs.len()).map(|input| reads(exec, input)).collect();
+    let reads: Vec<_> = (0..op.inputs.len()).map(|input| reads(exec, input)).collect();
     let mut normal = exec.clone();
     normal.meta.proxy_env = None;
     for host in &mut normal.meta.extra_hosts {
         host.ip.clear();
     }
     for mount in &mut normal.mounts {
-        mount.selector.clear();
+        // Where in an input the mount begins enters by what is found there, if anything does.
+        if mount.input.is_some_and(|input| reads[input as usize].is_some()) {
+            mount.selector.clear();
+        }
     }
     let leaves = [("args".to_owned(), exec.meta.args.join(" "))]
         .into_iter()
@@ -56,11 +62,8 @@ pub(crate) fn key(op: &Op, exec: &ExecOp) -> OpKey {
 fn reads(exec: &ExecOp, input: usize) -> Option<Vec<Selection>> {
     let mounts =
         || exec.mounts.iter().filter(move |mount| mount.input == u32::try_from(input).ok());
-    let readable = mounts().all(|mount| {
-        mount.kind == MountKind::Bind
-            && mount.dest != "/"
-            && (mount.readonly || mount.output.is_none())
-    });
+    let readable = mounts()
+        .all(|mount| mount.kind == MountKind::Bind && mount.dest != "/" && !mount.is_output());
     readable.then(|| {
         mounts()
             .map(|mount| Selection {
@@ -84,10 +87,11 @@ pub(crate) async fn run(
     let engine = &context.engine;
     let (store, description) = (engine.store.clone(), exec.clone());
     let resolv_conf = engine.resolv_conf.clone();
-    let grants = context.request.entitlements;
+    let (grants, memory) = (context.request.entitlements, context.request.step_memory);
     let (step, outputs) = blocking(move || {
         let mut prepared = prepare(&store, &description, &inputs)?;
         prepared.0.resolv_conf = resolv_conf;
+        prepared.0.limits.memory = memory;
         prepared.0.entitlements.network_host = grants.network_host;
         prepared.0.entitlements.security_insecure = grants.security_insecure;
         Ok(prepared)
@@ -239,14 +243,17 @@ fn overlay(
     below: &Snapshot,
     outputs: &mut Vec<Output>,
 ) -> Result<Overlay, Error> {
-    let lowers = below
-        .0
-        .iter()
-        .map(|id| {
-            let layer = store.layer(*id)?;
-            Ok(store.layer_dir(&layer)?)
-        })
-        .collect::<Result<_, Error>>()?;
+    // The kernel refuses a directory that is there twice, and images have equal layers (several
+    // RUNs that change nothing). The topmost one says all that the lower ones say.
+    let mut seen = HashSet::new();
+    let mut layers: Vec<_> = below.0.iter().rev().filter(|id| seen.insert(**id)).collect();
+    layers.reverse();
+    let layers = layers.into_iter().map(|id| store.layer(*id)).collect::<Result<Vec<_>, _>>()?;
+    // The kernel does not look for the mark of an opaque directory at the root.
+    let opaque = |layer: &Arc<Layer>| layer.root.as_directory().is_some_and(|root| root.opaque);
+    let bottom = layers.iter().rposition(opaque).unwrap_or(0);
+    let lowers =
+        layers[bottom..].iter().map(|layer| store.layer_dir(layer)).collect::<Result<_, _>>()?;
     if mount.readonly {
         if mount.is_output() {
             outputs.push(Output::Unchanged(below.clone()));

@@ -33,15 +33,16 @@ pub(crate) fn key(op: &Op, file: &FileOp) -> OpKey {
         if let Some(ActionInput::Input(from)) = position(action.secondary_input, count)
             && let Some(selections) = &mut reads[from as usize]
         {
+            let src = clean(&copy.src);
             // Patterns that leave files out need no selection: hashing all of the source is
             // enough to tell a change.
             selections.push(Selection {
-                path: copy.src.as_bytes().to_vec(),
+                path: src.as_bytes().to_vec(),
                 wildcard: copy.allow_wildcard,
-                follow: copy.follow_symlink,
+                // An archive is found through links in any case.
+                follow: copy.follow_symlink || copy.attempt_unpack,
             });
-            let name = copy.src.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-            copy.src = name.to_owned();
+            copy.src = src.rsplit('/').next().unwrap_or_default().to_owned();
         }
     }
     // An input that no action names is read as a whole, to be on the safe side.
@@ -54,6 +55,30 @@ pub(crate) fn key(op: &Op, file: &FileOp) -> OpKey {
         Op { inputs: Vec::new(), kind: OpKind::File(normal), platform: None, constraints: None }
             .encode();
     OpKey { definition, leaves: Vec::new(), reads }
+}
+
+/// Makes a path relative to its root without `.` and `..`, as the component does.
+fn clean(path: &str) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for name in path.split('/') {
+        match name {
+            "" | "." => {}
+            ".." => drop(names.pop()),
+            name => names.push(name),
+        }
+    }
+    names.join("/")
+}
+
+/// Whether modification times are part of what the op makes: it sets them, or unpacks them.
+pub(crate) fn sets_times(file: &FileOp) -> bool {
+    file.actions.iter().any(|action| match &action.kind {
+        FileActionKind::Copy(copy) => copy.attempt_unpack || copy.timestamp.is_some(),
+        FileActionKind::Mkfile(mkfile) => mkfile.timestamp.is_some(),
+        FileActionKind::Mkdir(mkdir) => mkdir.timestamp.is_some(),
+        FileActionKind::Symlink(symlink) => symlink.timestamp.is_some(),
+        FileActionKind::Rm(_) => false,
+    })
 }
 
 fn position(input: Option<u32>, inputs: usize) -> Option<ActionInput> {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cofferdam_llb::{Graph, OpKind};
+use cofferdam_llb::{Graph, NetMode, OpKind, SecurityMode};
 use cofferdam_solver::Edge;
 use cofferdam_types::{Digest, Hasher};
 
@@ -38,9 +38,13 @@ impl OpGraph {
         let mut vertices = HashMap::new();
         for vertex in graph.reachable(&edge) {
             let of_client = match &vertex.op.kind {
-                OpKind::Source(source) => source.identifier.starts_with("local://"),
+                OpKind::Source(source) => {
+                    source.identifier.starts_with("local://")
+                        || source.identifier.starts_with("oci-layout://")
+                }
                 _ => false,
             };
+            check_entitlements(&context.request, &vertex.op.kind)?;
             let own = |input: &cofferdam_llb::Edge| digests[&input.vertex];
             let changed = vertex.op.inputs.iter().any(|input| own(input) != input.vertex);
             let digest = if of_client || changed {
@@ -66,4 +70,18 @@ impl OpGraph {
             .ok_or_else(|| Error::Internal(format!("{} is not in the graph", edge.vertex)))?;
         Ok(Self { vertices, edge: Edge { vertex, output: edge.output } })
     }
+}
+
+/// Refuses what the user did not grant, also where a result is known or another build is at it.
+/// Whether a step may run at all, `exec-linux` decides once more.
+fn check_entitlements(request: &Request, kind: &OpKind) -> Result<(), Error> {
+    let OpKind::Exec(exec) = kind else { return Ok(()) };
+    let missing = match (exec.network, exec.security) {
+        (NetMode::Host, _) if !request.entitlements.network_host => "network.host",
+        (_, SecurityMode::Insecure) if !request.entitlements.security_insecure => {
+            "security.insecure"
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::Denied { command: exec.meta.args.join(" "), entitlement: missing })
 }

@@ -20,6 +20,8 @@ pub struct Request {
     pub exports: Vec<Export>,
     /// Images are looked up in their registry even if the store knows them.
     pub pull: bool,
+    /// How much memory each step may use, in bytes; no part of any cache key.
+    pub step_memory: Option<u64>,
     /// Privileges that the user grants to steps.
     pub entitlements: Entitlements,
 }

@@ -206,8 +206,12 @@ impl Vertex for OpVertex {
     }
 
     async fn identity(&self, output: &Snapshot) -> Option<Digest> {
-        if matches!(self.vertex.op.kind, OpKind::Exec(_)) {
-            return None;
+        match &self.vertex.op.kind {
+            OpKind::Exec(_) => return None,
+            // Times are no part of a content digest. Where the op is about them, results that
+            // differ in nothing else must not be taken for one another.
+            OpKind::File(file) if file::sets_times(file) => return None,
+            _ => {}
         }
         let store = self.store().clone();
         let output = output.clone();

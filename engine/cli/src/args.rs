@@ -66,6 +66,9 @@ pub struct Build {
     /// Allow extra privileged entitlement
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
     pub allow: Vec<Entitlement>,
+    /// Memory limit for each step, in bytes or with a unit (b, k, m, g)
+    #[arg(short = 'm', long, value_name = "BYTES", value_parser = memory)]
+    pub memory: Option<u64>,
     /// Set build-time variables; without a value, it is that of the environment
     #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
     pub build_args: Vec<String>,
@@ -193,7 +196,6 @@ const NOT_YET: &[&str] = &[
     "--force-rm",
     "--isolation",
     "--load",
-    "--memory",
     "--memory-swap",
     "--metadata-file",
     "--policy",
@@ -207,6 +209,27 @@ const NOT_YET: &[&str] = &[
     "--ssh",
     "--ulimit",
 ];
+
+/// Bytes as Docker writes them: a number, and perhaps b, k, m or g for powers of 1024.
+fn memory(text: &str) -> Result<u64, String> {
+    let lower = text.to_lowercase();
+    let (number, unit) = match lower.strip_suffix(['b', 'k', 'm', 'g']) {
+        Some(number) => (number, lower.chars().next_back()),
+        None => (lower.as_str(), None),
+    };
+    let shift = match unit {
+        Some('k') => 10,
+        Some('m') => 20,
+        Some('g') => 30,
+        _ => 0,
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(1 << shift))
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| "expected a number of bytes, like `512m`".to_owned())
+}
 
 /// Says so when clap was given a flag that Docker has and this program has not yet.
 pub fn not_yet(error: &clap::Error) -> Option<Error> {

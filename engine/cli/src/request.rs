@@ -89,6 +89,7 @@ pub fn prepare(args: &Build, surroundings: Surroundings<'_>) -> Result<Prepared,
         platforms: platforms(&args.platforms)?,
         exports,
         pull: args.pull,
+        step_memory: args.memory,
         entitlements: Entitlements {
             network_host: args.allow.contains(&Entitlement::NetworkHost)
                 || args.network == NetworkMode::Host,

@@ -23,7 +23,12 @@ struct Fixture {
 }
 
 fn fixtures() -> Vec<Fixture> {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures/llb");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    // A checkout without what is shared beside it has a copy.
+    let default = [root.join("../shared/fixtures/llb"), root.join("tests/fixtures/llb")]
+        .into_iter()
+        .find(|directory| directory.exists())
+        .expect("the repository has fixtures");
     let directories = std::env::var_os("LLB_FIXTURES").unwrap_or(default.into_os_string());
     let mut all = Vec::new();
     for directory in std::env::split_paths(&directories) {

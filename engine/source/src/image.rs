@@ -187,7 +187,7 @@ impl ImageSource {
     async fn root(&self, origin: &Origin) -> Result<RawManifest> {
         let raw = match origin {
             Origin::Layout { layout, tag, digest, name } => {
-                let raw = layout.find(tag.as_deref())?;
+                let raw = layout.find(tag.as_deref(), digest.as_ref())?;
                 match digest {
                     Some(wanted) if *wanted != raw.descriptor.digest => {
                         return Err(Error::Image {

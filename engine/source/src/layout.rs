@@ -41,12 +41,12 @@ impl Layout {
         }
     }
 
-    /// What `index.json` has under a tag; without a tag, the only entry, or the index itself if
-    /// there are several (one for each platform).
+    /// What `index.json` has under a digest or else a tag; without both, the only entry, or the
+    /// index itself if there are several (one for each platform).
     ///
     /// # Errors
     /// When there is no such entry.
-    pub fn find(&self, tag: Option<&str>) -> Result<RawManifest> {
+    pub fn find(&self, tag: Option<&str>, digest: Option<&Digest>) -> Result<RawManifest> {
         let path = self.directory.join("index.json");
         let bytes = fs::read(&path).io("cannot read", &path)?;
         let wrong = |reason: String| Error::Layout { path: self.directory.clone(), reason };
@@ -56,6 +56,9 @@ impl Layout {
             return Err(wrong("index.json is not an index".into()));
         };
         let tag_of = |entry: &Descriptor| entry.annotations.get(REF_NAME).cloned();
+        if let Some(entry) = index.manifests.iter().find(|entry| Some(&entry.digest) == digest) {
+            return self.manifest(entry);
+        }
         let entry = match tag {
             None if index.manifests.len() == 1 => &index.manifests[0],
             None => {
@@ -72,7 +75,10 @@ impl Layout {
                 })
                 .ok_or_else(|| {
                     let tags: Vec<_> = index.manifests.iter().filter_map(tag_of).collect();
-                    wrong(format!("no image `{tag}`; there are: {}", tags.join(", ")))
+                    match tags.as_slice() {
+                        [] => wrong(format!("no image `{tag}`: its images have no names")),
+                        tags => wrong(format!("no image `{tag}`; there are: {}", tags.join(", "))),
+                    }
                 })?,
         };
         self.manifest(entry)

@@ -1,7 +1,7 @@
 //! Directories that the client lends: only the files that are needed are read, and of these only
 //! the ones that changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -112,16 +112,20 @@ impl Wanted {
 
 /// Adds a path, and what symlinks in it lead to, to what is wanted.
 fn follow(root: &Path, path: &str, wanted: &mut Wanted) -> Result<()> {
-    let mut todo: Vec<(Vec<Name>, Vec<Name>)> = vec![(Vec::new(), split(path.as_bytes()))];
-    let mut links = 0;
-    while let Some((done, rest)) = todo.pop() {
+    let mut todo: Vec<(Vec<Name>, Vec<Name>, usize)> =
+        vec![(Vec::new(), split(path.as_bytes()), 0)];
+    let mut seen = HashSet::new();
+    while let Some((done, rest, links)) = todo.pop() {
+        if !seen.insert((done.clone(), rest.clone())) {
+            continue;
+        }
         let Some((name, rest)) = rest.split_first() else {
             wanted.add(&done);
             continue;
         };
         if &**name == b".." {
             let up = done[..done.len().saturating_sub(1)].to_vec();
-            todo.push((up, rest.to_vec()));
+            todo.push((up, rest.to_vec(), links));
             continue;
         }
         let here = on_disk(root, &done);
@@ -143,8 +147,7 @@ fn follow(root: &Path, path: &str, wanted: &mut Wanted) -> Result<()> {
             child.push(name);
             match fs::read_link(on_disk(root, &child)) {
                 Ok(target) => {
-                    links += 1;
-                    if links > MAX_LINKS {
+                    if links >= MAX_LINKS {
                         return Err(std::io::Error::from_raw_os_error(
                             rustix::io::Errno::LOOP.raw_os_error(),
                         ))
@@ -154,9 +157,9 @@ fn follow(root: &Path, path: &str, wanted: &mut Wanted) -> Result<()> {
                     let target = target.into_os_string().into_vec();
                     let start = if target.starts_with(b"/") { Vec::new() } else { done.clone() };
                     let path = split(&target).into_iter().chain(rest.iter().cloned()).collect();
-                    todo.push((start, path));
+                    todo.push((start, path, links + 1));
                 }
-                Err(_) => todo.push((child, rest.to_vec())),
+                Err(_) => todo.push((child, rest.to_vec(), links)),
             }
         }
     }
@@ -449,6 +452,8 @@ mod tests {
         fs::create_dir(&root).unwrap();
         fs::write(root.join("a"), "one").unwrap();
         fs::write(root.join("b"), "two").unwrap();
+        // What was changed just now is read again to be on the safe side.
+        std::thread::sleep(std::time::Duration::from_millis(50));
         let first = scan_directory(&store, &root, &Filter::default()).unwrap();
         let second = scan_directory(&store, &root, &Filter::default()).unwrap();
         // Equal including the place of the bytes: nothing was read into a new pack.

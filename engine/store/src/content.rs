@@ -80,11 +80,12 @@ fn select<'a>(tree: &'a Tree, selection: &Selection) -> Vec<(Vec<u8>, Found<'a>)
     if !selection.follow {
         return matches;
     }
-    // A symlink that matched is followed as if it had been named.
-    matches
-        .into_iter()
-        .map(|(path, found)| tree.resolve(&path, true).unwrap_or((path, found)))
-        .collect()
+    // A symlink that matched is followed, and keeps the name that was matched.
+    let follow = |(path, found): (Vec<u8>, Found<'a>)| match tree.resolve(&path, true) {
+        Ok((_, target)) => (path, target),
+        Err(_) => (path, found),
+    };
+    matches.into_iter().map(follow).collect()
 }
 
 impl Hashing<'_> {

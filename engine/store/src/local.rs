@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cofferdam_types::Digest;
 use serde::{Deserialize, Serialize};
@@ -15,8 +16,11 @@ use crate::content::parallel;
 use crate::error::IoContext;
 use crate::{Content, Error, Result, Store};
 
-/// What tells that a file did not change. On the kernels we support, a modification after a
-/// `stat` always changes the time.
+/// How old a change must be when a file is read for the file to be known by its times. Kernels
+/// before 6.13, and some file systems, count time in ticks of up to 10 ms.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What tells that a file did not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatKey {
     dev: u64,
@@ -27,6 +31,11 @@ pub struct StatKey {
 }
 
 impl StatKey {
+    /// Whether the last change was before a time since 1970.
+    fn is_older(&self, time: Duration) -> bool {
+        i128::from(self.mtime.max(self.ctime)) < time.as_nanos().cast_signed()
+    }
+
     /// Takes what is needed from a file's metadata.
     pub fn of(metadata: &fs::Metadata) -> Self {
         let nanos =
@@ -96,6 +105,7 @@ impl LocalIndex {
             .filter(|index| results[*index].lock().is_ok_and(|result| result.is_none()))
             .collect();
         let pack = self.store.new_pack();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         parallel(missing.len(), |index| {
             let index = missing[index];
             let result = read(&pack, &wanted[index].1);
@@ -111,8 +121,11 @@ impl LocalIndex {
             })
             .collect::<Result<Vec<_>>>()?;
         for index in missing {
-            self.files.insert(wanted[index].0.clone(), files[index].clone());
-            self.changed = true;
+            // One that was changed just now may change once more and look the same.
+            if files[index].stat.is_older(now.saturating_sub(TICK)) {
+                self.files.insert(wanted[index].0.clone(), files[index].clone());
+                self.changed = true;
+            }
         }
         Ok(files)
     }

@@ -13,6 +13,9 @@ use crate::{
     Content, Error, Layer, LayerId, Node, OpenFile, PackId, Regular, Result, Snapshot, Tree, db,
 };
 
+/// Packs that are kept open for reading.
+const OPEN_PACKS: usize = 64;
+
 /// A state directory. Cloning is cheap; clones share everything.
 ///
 /// ```text
@@ -139,7 +142,12 @@ impl Store {
     /// Whether every layer of a chain is there.
     pub fn contains(&self, snapshot: &Snapshot) -> bool {
         snapshot.0.iter().all(|id| {
-            self.loaded().contains_key(id) || self.layer_path(*id).join("manifest").exists()
+            // An empty manifest is one that did not reach the disk before a power loss.
+            let written = || {
+                let manifest = fs::metadata(self.layer_path(*id).join("manifest"));
+                manifest.is_ok_and(|metadata| metadata.len() > 0)
+            };
+            self.loaded().contains_key(id) || written()
         })
     }
 
@@ -183,6 +191,9 @@ impl Store {
         }
         let path = self.pack_path(pack);
         let file = Arc::new(File::open(&path).io("cannot open", &path)?);
+        if packs.len() >= OPEN_PACKS {
+            packs.clear();
+        }
         packs.insert(pack, file.clone());
         Ok(file)
     }

@@ -25,6 +25,12 @@ pub struct Platform {
     pub os_features: Vec<String>,
 }
 
+/// Architectures that may stand alone; Go's names, as everywhere in OCI.
+const ARCHITECTURES: [&str; 12] = [
+    "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "ppc64le", "riscv64",
+    "s390x", "wasm",
+];
+
 /// Says why a string is not a [`Platform`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("invalid platform {text:?}: expected `os/architecture[/variant]`, like `linux/amd64`")]
@@ -149,7 +155,13 @@ impl FromStr for Platform {
             [os @ ("linux" | "darwin" | "macos" | "windows" | "freebsd")] => {
                 Ok(make(os, &Self::host().architecture, ""))
             }
-            [architecture] => Ok(make(&Self::host().os, architecture, "")),
+            // A word alone is only taken for what it is known to be (as in containerd).
+            [architecture]
+                if ARCHITECTURES
+                    .contains(&make("linux", architecture, "").architecture.as_str()) =>
+            {
+                Ok(make(&Self::host().os, architecture, ""))
+            }
             [os, architecture] => Ok(make(os, architecture, "")),
             [os, architecture, variant] => Ok(make(os, architecture, variant)),
             _ => Err(ParsePlatformError { text: text.into() }),
@@ -181,7 +193,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for bad in ["", "/", "linux/", "a/b/c/d", "linux/am d64", "linux/../x/y"] {
+        for bad in ["", "/", "bogus", "linux/", "a/b/c/d", "linux/am d64", "linux/../x/y"] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }
     }

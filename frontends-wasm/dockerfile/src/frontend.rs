@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use cofferdam_sdk::{
     BuildError, BuildResult, Description, Frontend, Host, HostError, OpMetadata, PlatformResult,
-    Request, Snapshot,
+    Request, Snapshot, SourceRange, Warning,
 };
 
-use crate::error::{Errors, Located, Problem};
+use crate::directives::Directives;
+use crate::error::{Errors, Lines, Located, Problem};
 use crate::ignore;
 use crate::lower::{ContextPaths, Input, json_list, lower};
 use crate::options::{OPTIONS, Options};
@@ -85,6 +86,41 @@ fn missing(name: &str) -> Problem {
     Problem::Host(HostError::NotFound(message))
 }
 
+/// Says so where a directive asks for something that is not there.
+fn directives<H: Host>(
+    host: &H,
+    directives: &Directives,
+    files: &Files,
+    source: u32,
+) -> Result<(), Vec<Located>> {
+    let line = |name: &str| {
+        let at = files.text.lines().position(|line| line.contains(name)).unwrap_or(0);
+        let at = u32::try_from(at + 1).unwrap_or(u32::MAX);
+        Lines { start: at, end: at }
+    };
+    if let Some(syntax) = directives.syntax.as_deref().filter(|syntax| !is_own_syntax(syntax)) {
+        let what = format!("the frontend `{syntax}` of the directive `syntax`");
+        return Err(vec![Problem::Unsupported(what).at(line("syntax"))]);
+    }
+    if directives.check.is_some() {
+        let Lines { start, end } = line("check");
+        host.warn(&Warning {
+            short: "the directive `check` is not supported yet: nothing is checked".into(),
+            detail: Vec::new(),
+            url: String::new(),
+            locations: vec![SourceRange { source, start_line: start, end_line: end }],
+        });
+    }
+    Ok(())
+}
+
+/// Whether a syntax directive names Docker's own frontend, whose language this one has.
+fn is_own_syntax(syntax: &str) -> bool {
+    let name = syntax.strip_prefix("docker.io/").unwrap_or(syntax);
+    let name = name.split('@').next().unwrap_or(name).split(':').next().unwrap_or(name);
+    matches!(name, "docker/dockerfile" | "docker/dockerfile-upstream")
+}
+
 /// Builds a small part of a local directory, to read from it.
 fn local<H: Host>(
     host: &H,
@@ -126,6 +162,7 @@ fn build<H: Host>(
     source: u32,
 ) -> Result<BuildResult<H::Output>, Vec<Located>> {
     let dockerfile = parse::parse(&files.text)?;
+    directives(host, &dockerfile.directives, files, source)?;
     let images = Images::default();
     let mut named = BTreeMap::new();
     for context in options.contexts.values() {

@@ -190,3 +190,55 @@ fn a_crash_loses_at_most_the_unfinished_step() -> Result<()> {
     assert!(again.log().contains("first"));
     Ok(())
 }
+
+#[test]
+fn a_bind_mount_of_the_base_is_known_by_its_source_path() -> Result<()> {
+    let world = World::new()?;
+    let dockerfile = |source: &str| {
+        format!(
+            "ARG REGISTRY\nFROM ${{REGISTRY}}/busybox AS base\nRUN mkdir /a /b && echo a > /a/f && echo b > /b/f\n\
+             FROM base\nRUN --mount=type=bind,from=base,source=/{source},target=/m cat /m/f > /out\n"
+        )
+    };
+    let local = world.out.path().join("local");
+    for source in ["a", "b"] {
+        let context = Context::new(&dockerfile(source))?;
+        let output = format!("type=local,dest={}", local.display());
+        let _ = world.build(&context).option("--output", output).run()?.succeeded();
+        assert_eq!(std::fs::read_to_string(local.join("out"))?, format!("{source}\n"));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_link_that_a_pattern_matches_is_known_by_its_own_name() -> Result<()> {
+    let world = World::new()?;
+    let context = Context::new("FROM scratch\nCOPY bin/* /bin/\n")?;
+    context.file("tools/py3", "python")?.link("bin/py", "../tools/py3")?;
+    let build = |name: &str| -> Result<bool> {
+        let local = world.out.path().join(name);
+        let output = format!("type=local,dest={}", local.display());
+        let _ = world.build(&context).option("--output", output).run()?.succeeded();
+        Ok(local.join("bin").join(name).exists())
+    };
+    assert!(build("py")?);
+    std::fs::rename(context.path().join("bin/py"), context.path().join("bin/python"))?;
+    assert!(build("python")?, "the copy of the link under its old name was taken");
+    Ok(())
+}
+
+#[test]
+fn an_image_with_the_same_layer_twice_is_a_base_like_any_other() -> Result<()> {
+    let world = World::new()?;
+    let name = world.registry.reference("twice:latest");
+    let context = Context::new("ARG REGISTRY\nFROM ${REGISTRY}/busybox\nRUN true\nRUN true\n")?;
+    let build = world.build(&context).option("--tag", &name).arg("--push");
+    let _ = build.run()?.succeeded();
+    // From an empty store, in which equal layers become one.
+    let fresh = World::new()?;
+    let context = Context::new(&format!(
+        "FROM {name}\nRUN --mount=type=bind,from={name},target=/m echo works && ls /m/bin/busybox\n"
+    ))?;
+    let _ = fresh.build(&context).run()?.succeeded();
+    Ok(())
+}

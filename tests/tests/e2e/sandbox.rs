@@ -106,3 +106,12 @@ fn exit_codes_signals_and_missing_programs_are_told_apart() -> Result<()> {
     let _ = world.build(&context).run()?.succeeded();
     Ok(())
 }
+
+#[test]
+fn a_step_that_wants_too_much_memory_is_told_apart() -> Result<()> {
+    let world = World::new()?;
+    let context = Context::new("ARG REGISTRY\nFROM ${REGISTRY}/busybox\nRUN tail /dev/zero\n")?;
+    let build = world.build(&context).option("--memory", "32m");
+    build.run()?.ended(exit::BUILD).says(&["out of memory", "Dockerfile:3"]);
+    Ok(())
+}
