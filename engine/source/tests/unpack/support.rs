@@ -170,6 +170,11 @@ fn names(root: &Path) -> Vec<String> {
     while let Some(dir) = todo.pop() {
         for entry in fs::read_dir(&dir).expect("readable") {
             let path = entry.expect("readable").path();
+            // What the store's janitor is about to remove in the background.
+            if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"removed-"))
+            {
+                continue;
+            }
             if path.symlink_metadata().expect("it is there").is_dir() {
                 todo.push(path.clone());
             }
