@@ -30,7 +30,7 @@ fn ops_and_images_are_buildkits() {
     let default = ["../shared/fixtures/llb", "tests/fixtures/llb"]
         .map(|directory| format!("{root}/{directory}"))
         .into_iter()
-        .find(|directory| std::path::Path::new(directory).exists())
+        .find(|directory| Path::new(directory).exists())
         .expect("the repository has fixtures");
     let directories = std::env::var("LLB_FIXTURES").unwrap_or(default);
     let mut report = String::new();
