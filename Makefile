@@ -12,9 +12,9 @@ demo: setup-demo
 	scripts/demo.sh $(TARGET)/release/cofferdam $(TARGET)/demo
 
 # Every test of the workspace: units, components, and the whole program end to end.
-# The program is built in the profile of the tests, so that the two share their dependencies.
+# The program is built together with the tests, so that they share their dependencies.
 test: setup-test
-	$(CARGO) build -p cofferdam
+	$(CARGO) build --workspace --all-targets
 	COFFERDAM_BIN=$(TARGET)/debug/cofferdam CARGO="$(CARGO)" scripts/test.sh
 
 # Formatting, lints as errors, licences and advisories.

@@ -107,6 +107,21 @@ impl fmt::Display for StepExit {
 }
 
 impl Error {
+    /// What to try next, one sentence each.
+    pub(crate) fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Source(cofferdam_source::Error::Registry(error))
+            | Self::Registry(error)
+            | Self::Export(cofferdam_export::Error::Registry(error))
+                if error.kind() == cofferdam_registry::ErrorKind::Unauthorized =>
+            {
+                vec![format!("log in first: docker login {}", error.registry)]
+            }
+            Self::Denied { entitlement, .. } => vec![format!("grant it: --allow {entitlement}")],
+            _ => Vec::new(),
+        }
+    }
+
     /// Who has to do something about it.
     pub fn kind(&self) -> Kind {
         use cofferdam_registry::ErrorKind;
@@ -189,9 +204,9 @@ impl std::error::Error for Failure {
 impl<E: Into<Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         let error = error.into();
-        let (mut excerpts, mut hints) = (Vec::new(), Vec::new());
+        let (mut excerpts, mut hints) = (Vec::new(), error.hints());
         if let Error::Component(cofferdam_component::Error::Build(refusal)) = &error {
-            hints.clone_from(&refusal.hints);
+            hints.extend(refusal.hints.iter().cloned());
             excerpts.extend(refusal.locations.iter().filter_map(|range| {
                 let info = refusal.sources.get(range.source as usize)?;
                 Some(Excerpt {

@@ -12,12 +12,12 @@ use cofferdam_llb::{Edge, Graph, Source};
 use cofferdam_patterns::Glob;
 use cofferdam_solver::Job;
 use cofferdam_store::{Found, NodeKind, Tree};
-use cofferdam_types::Platform;
+use cofferdam_types::{Digest, Platform};
 
-use crate::graph::{BuildContext, OpGraph};
+use crate::graph::{BuildContext, OpGraph, check_entitlements};
 use crate::progress::{BuildEvent, Phase, Sink, excerpts};
 use crate::vertex::{OpVertex, blocking};
-use crate::{Error, Failure, source};
+use crate::{Error, Excerpt, Failure, source};
 
 /// Serves one run of a frontend.
 pub(crate) struct Gateway {
@@ -126,31 +126,40 @@ impl BuildContext {
         source: &Source,
         edge: Edge,
     ) -> Result<cofferdam_store::Snapshot, Failure> {
+        for vertex in graph.reachable(&edge) {
+            if let Err(error) = check_entitlements(&self.request, &vertex.op.kind) {
+                let excerpts = op_excerpts(source, &vertex.digest);
+                return Err(Failure { excerpts, ..error.into() });
+            }
+        }
         let ops = OpGraph::new(self, graph, edge)?;
         match job.solve(&ops.vertices, ops.edge).await {
             Ok(record) => Ok(record.value),
             Err(error) => {
                 let (cause, step) = crate::error::from_solver(&error);
                 let op = ops.vertices.get(&error.vertex());
-                let ranges = op
-                    .and_then(|op| source.locations.get(&op.op_digest()))
-                    .into_iter()
-                    .flat_map(|locations| &locations.locations)
-                    .flat_map(|location| {
-                        let file = u32::try_from(location.source_index).unwrap_or(u32::MAX);
-                        location.ranges.iter().map(move |range| {
-                            let line = |position: Option<cofferdam_llb::Position>| {
-                                position.and_then(|at| u32::try_from(at.line).ok()).unwrap_or(1)
-                            };
-                            let start = line(range.start);
-                            (file, start, line(range.end).max(start))
-                        })
-                    });
-                let excerpts = excerpts(source, ranges);
-                Err(Failure { error: cause, step, excerpts, hints: Vec::new() })
+                let excerpts = op.map(|op| op_excerpts(source, &op.op_digest()));
+                let hints = cause.hints();
+                Err(Failure { error: cause, step, excerpts: excerpts.unwrap_or_default(), hints })
             }
         }
     }
+}
+
+/// The lines that an op comes from.
+fn op_excerpts(source: &Source, op: &Digest) -> Vec<Excerpt> {
+    let line = |position: Option<cofferdam_llb::Position>| {
+        position.and_then(|at| u32::try_from(at.line).ok()).unwrap_or(1)
+    };
+    let locations = source.locations.get(op).into_iter();
+    let ranges = locations.flat_map(|locations| &locations.locations).flat_map(|location| {
+        let file = u32::try_from(location.source_index).unwrap_or(u32::MAX);
+        location.ranges.iter().map(move |range| {
+            let start = line(range.start);
+            (file, start, line(range.end).max(start))
+        })
+    });
+    excerpts(source, ranges)
 }
 
 /// A tree that was built for a frontend.

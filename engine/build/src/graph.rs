@@ -44,7 +44,6 @@ impl OpGraph {
                 }
                 _ => false,
             };
-            check_entitlements(&context.request, &vertex.op.kind)?;
             let own = |input: &cofferdam_llb::Edge| digests[&input.vertex];
             let changed = vertex.op.inputs.iter().any(|input| own(input) != input.vertex);
             let digest = if of_client || changed {
@@ -74,7 +73,7 @@ impl OpGraph {
 
 /// Refuses what the user did not grant, also where a result is known or another build is at it.
 /// Whether a step may run at all, `exec-linux` decides once more.
-fn check_entitlements(request: &Request, kind: &OpKind) -> Result<(), Error> {
+pub(crate) fn check_entitlements(request: &Request, kind: &OpKind) -> Result<(), Error> {
     let OpKind::Exec(exec) = kind else { return Ok(()) };
     let missing = match (exec.network, exec.security) {
         (NetMode::Host, _) if !request.entitlements.network_host => "network.host",
