@@ -27,6 +27,10 @@ const MAX_LAYERS: usize = 500;
 /// Is told how many bytes of which blob came, and of how many.
 pub type Progress = Arc<dyn Fn(&Digest, u64, u64) + Send + Sync>;
 
+/// Blobs up to this size are fetched to their end after they did not unpack, to find out whether
+/// they are what the registry should have sent.
+const MAX_AFTER_FAILURE: u64 = 256 << 20;
+
 /// Where an image is.
 #[derive(Clone)]
 pub enum Origin {
@@ -318,11 +322,16 @@ async fn feed(
     match origin {
         Origin::Registry { client, reference } => {
             let mut blob = client.blob(reference, descriptor)?;
+            let mut listening = true;
             while let Some(chunk) = blob.try_next().await? {
-                if !send(chunk).await {
+                if listening {
+                    listening = send(chunk).await;
+                } else if descriptor.size > MAX_AFTER_FAILURE {
                     // The other side failed and says why.
                     return Ok(());
                 }
+                // Unpacking may have failed because the bytes are wrong: the end of the stream,
+                // where the digest is checked, tells.
             }
         }
         Origin::Layout { layout, .. } => {
