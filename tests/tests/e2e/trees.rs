@@ -29,6 +29,7 @@ fn copied_trees_are_what_the_dockerfile_says() -> Result<()> {
     context.file("tree/sub/exec", "#!")?.mode("tree/sub/exec", 0o4755)?;
     context.link("tree/sub/up", "../file")?.link("tree/dangling", "/nowhere")?;
     context.mode("tree/sub", 0o711)?.time("tree/sub", 1_600_000_000)?;
+    context.time("tree", 1_500_000_000)?;
     context.file("glob/a.txt", "a")?.file("glob/b.txt", "b")?.file("glob/c.md", "c")?;
     context.link("followed", "one.txt")?;
     let mut archive = TarWriter::new();
@@ -55,7 +56,7 @@ fn copied_trees_are_what_the_dockerfile_says() -> Result<()> {
         d0755 5:6 now owned
         d0755 5:6 now owned/deep
         -0604 5:6 1700000000 owned/deep/one.txt 3 bytes
-        d0755 0:0 now tree
+        d0755 0:0 1500000000 tree
         l0777 0:0 1700000000 tree/dangling -> /nowhere
         -0644 0:0 1700000000 tree/file 4 bytes linked as tree/file
         -0644 0:0 1700000000 tree/same 4 bytes linked as tree/file
