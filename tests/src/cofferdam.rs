@@ -1,10 +1,11 @@
 //! Drives the built `cofferdam` binary: each test with a state directory of its own, with
 //! everything that the program printed kept for the assertions.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
@@ -13,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::progress::{self, Event, Step};
+use crate::twice::Made;
 
 /// Exit codes of the program, as `cofferdam build --help` documents them.
 pub mod exit {
@@ -34,6 +36,7 @@ pub mod exit {
 pub struct Cofferdam {
     binary: PathBuf,
     home: TempDir,
+    made: Arc<Made>,
 }
 
 impl Cofferdam {
@@ -45,7 +48,13 @@ impl Cofferdam {
     /// # Errors
     /// There is no binary.
     pub fn new() -> Result<Self> {
-        Ok(Self { binary: find_binary()?, home: tempfile::tempdir()? })
+        Ok(Self { binary: find_binary()?, home: tempfile::tempdir()?, made: Arc::default() })
+    }
+
+    /// The directory that is the user's home, with the state directory in it.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        self.home.path()
     }
 
     /// The state directory (`--root`).
@@ -57,25 +66,21 @@ impl Cofferdam {
     /// A `cofferdam` command with nothing of the user's environment but `PATH`.
     #[must_use]
     pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.binary);
-        command.env_clear().env("NO_COLOR", "1").env("HOME", self.home.path());
-        command.env("DOCKER_CONFIG", self.home.path().join("docker"));
-        for name in ["PATH", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"] {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
+        clean(Command::new(&self.binary), self.home.path())
     }
 
     /// Starts to describe a build of a context.
     #[must_use]
     pub fn build(&self, context: &Path) -> Build {
-        let mut command = self.command();
-        command.arg("build").arg("--root").arg(self.root());
-        command.arg("--progress").arg("json").arg(context);
-        Build { command }
+        let plan = Plan {
+            wrapper: Vec::new(),
+            binary: self.binary.clone(),
+            home: self.home.path().to_owned(),
+            context: context.to_owned(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        };
+        Build { plan, twice: Some(self.made.clone()) }
     }
 
     /// The mounts of this machine that lie below the state directory.
@@ -101,16 +106,91 @@ impl Drop for Cofferdam {
     }
 }
 
-/// A build that is being described.
+/// Gives a command a known environment, and pipes for what it prints.
+fn clean(mut command: Command, home: &Path) -> Command {
+    command.env_clear().env("NO_COLOR", "1").env("HOME", home);
+    command.env("DOCKER_CONFIG", home.join("docker"));
+    for name in ["PATH", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Everything about a build that can be said before it is started.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// A program and its arguments that starts the program; mostly none.
+    pub wrapper: Vec<String>,
+    /// The program.
+    pub binary: PathBuf,
+    /// The user's home directory, with the state directory in it.
+    pub home: PathBuf,
+    /// The build context.
+    pub context: PathBuf,
+    /// Arguments beside the context, the state directory and the form of the progress.
+    pub arguments: Vec<OsString>,
+    /// Environment variables.
+    pub environment: Vec<(String, OsString)>,
+}
+
+impl Plan {
+    fn command(&self) -> Command {
+        let command = match self.wrapper.as_slice() {
+            [] => Command::new(&self.binary),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(&self.binary);
+                command
+            }
+        };
+        let mut command = clean(command, &self.home);
+        command.arg("build").arg("--root").arg(self.home.join("state"));
+        command.arg("--progress").arg("json").arg(&self.context).args(&self.arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Starts the build.
+    ///
+    /// # Errors
+    /// The binary cannot be started.
+    pub(crate) fn start(&self) -> Result<Running> {
+        let mut command = self.command();
+        let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+        let (send, lines) = channel();
+        let stderr = child.stderr.take().expect("standard error is a pipe");
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+                // The receiver is gone when the test is: nobody to tell.
+                let _ = send.send(String::from_utf8_lossy(&line).into_owned());
+            }
+        });
+        let mut stdout = child.stdout.take().expect("standard output is a pipe");
+        let stdout = thread::spawn(move || {
+            let mut bytes = Vec::new();
+            stdout.read_to_end(&mut bytes).map(|_| bytes)
+        });
+        let outcome =
+            Outcome { code: None, stdout: Vec::new(), text: String::new(), events: vec![] };
+        Ok(Running { child, lines, stdout: Some(stdout), outcome, twice: None })
+    }
+}
+
+/// A build that is being described. When it succeeds, it is made twice more and has to give the
+/// same image both times, unless [`Build::varies`] says why it cannot.
 pub struct Build {
-    command: Command,
+    plan: Plan,
+    twice: Option<Arc<Made>>,
 }
 
 impl Build {
     /// Adds an argument as it is.
     #[must_use]
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
-        self.command.arg(argument);
+        self.plan.arguments.push(argument.as_ref().to_owned());
         self
     }
 
@@ -129,14 +209,23 @@ impl Build {
     /// Sets an environment variable of the program.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
-        self.command.env(name, value);
+        self.plan.environment.push((name.to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Says why this build is not made again to be compared: it gives another image each time,
+    /// or what it is about would be disturbed.
+    #[must_use]
+    pub fn varies(mut self, reason: &str) -> Self {
+        assert!(!reason.is_empty(), "a build varies for a reason");
+        self.twice = None;
         self
     }
 
     /// Runs the build to its end.
     ///
     /// # Errors
-    /// The binary cannot be started.
+    /// The binary cannot be started, or the same build elsewhere gives another image.
     pub fn run(self) -> Result<Outcome> {
         self.spawn()?.finish()
     }
@@ -145,25 +234,10 @@ impl Build {
     ///
     /// # Errors
     /// The binary cannot be started.
-    pub fn spawn(mut self) -> Result<Running> {
-        let mut child =
-            self.command.spawn().with_context(|| format!("cannot start {:?}", self.command))?;
-        let (send, lines) = channel();
-        let stderr = child.stderr.take().expect("standard error is a pipe");
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
-                // The receiver is gone when the test is: nobody to tell.
-                let _ = send.send(String::from_utf8_lossy(&line).into_owned());
-            }
-        });
-        let mut stdout = child.stdout.take().expect("standard output is a pipe");
-        let stdout = thread::spawn(move || {
-            let mut bytes = Vec::new();
-            stdout.read_to_end(&mut bytes).map(|_| bytes)
-        });
-        let outcome =
-            Outcome { code: None, stdout: Vec::new(), text: String::new(), events: vec![] };
-        Ok(Running { child, lines, stdout: Some(stdout), outcome })
+    pub fn spawn(self) -> Result<Running> {
+        let mut running = self.plan.start()?;
+        running.twice = self.twice.map(|made| (made, self.plan));
+        Ok(running)
     }
 }
 
@@ -173,6 +247,7 @@ pub struct Running {
     lines: Receiver<String>,
     stdout: Option<thread::JoinHandle<std::io::Result<Vec<u8>>>>,
     outcome: Outcome,
+    twice: Option<(Arc<Made>, Plan)>,
 }
 
 impl Running {
@@ -211,11 +286,21 @@ impl Running {
         Ok(())
     }
 
-    /// Waits for the end of the program.
+    /// Waits for the end of the program. A build that succeeded is made again and compared.
     ///
     /// # Errors
-    /// The program cannot be waited for.
+    /// The program cannot be waited for, or the same build elsewhere gives another image.
     pub fn finish(mut self) -> Result<Outcome> {
+        let twice = self.twice.take();
+        let outcome = self.finish_alone()?;
+        if let Some((made, plan)) = twice.filter(|_| outcome.code == Some(exit::OK)) {
+            made.check(&plan)?;
+        }
+        Ok(outcome)
+    }
+
+    /// Waits for the end of the program, and that is all.
+    pub(crate) fn finish_alone(mut self) -> Result<Outcome> {
         while let Ok(line) = self.lines.recv() {
             self.outcome.record(&line);
         }

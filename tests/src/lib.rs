@@ -15,6 +15,7 @@ pub mod oci;
 pub mod progress;
 pub mod registry;
 pub mod tree;
+mod twice;
 
 pub use cofferdam::{Build, Cofferdam, Outcome, Running};
 pub use context::Context;

@@ -74,6 +74,18 @@ fn a_repeated_build_gives_the_same_image() -> Result<()> {
 }
 
 #[test]
+fn a_build_that_gives_another_image_each_time_is_noticed() -> Result<()> {
+    let world = World::new()?;
+    let context = Context::new(
+        "ARG REGISTRY\nFROM ${REGISTRY}/busybox\nRUN cat /proc/sys/kernel/random/uuid > /id\n",
+    )?;
+    let noticed = world.build(&context).run().err().context("two images passed for one")?;
+    let noticed = noticed.to_string();
+    assert!(noticed.contains("gave another image") && noticed.contains("+ id "), "{noticed}");
+    Ok(())
+}
+
+#[test]
 fn iidfile_and_result_name_the_image() -> Result<()> {
     let (world, context) = sample()?;
     let file = world.out.path().join("iid");
