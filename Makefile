@@ -23,7 +23,8 @@ lint: setup-lint
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	CARGO="$(CARGO)" scripts/deny.sh
 
-# The scenarios of docs/performance.md; `make bench SCENARIO=RUN` measures some of them.
+# The scenarios of docs/performance.md; `make bench SCENARIO=RUN` measures some of them, and
+# `make bench SCENARIO=growth` draws how cost grows into docs/plots.
 bench: setup-test
 	$(CARGO) build --release -p cofferdam
 	COFFERDAM_BIN=$(TARGET)/release/cofferdam \

@@ -18,8 +18,9 @@ use crate::report::{self, Style};
 use crate::request::{Prepared, Surroundings, prepare};
 use crate::root;
 
-/// Ops that may run at once where there are few processors: many ops wait for the network.
-const MIN_PARALLELISM: usize = 4;
+/// Ops that may run at once, however few processors there are: steps wait for the network, for
+/// the disk, for each other's servers, and stages that do not need each other should not queue.
+const MIN_PARALLELISM: usize = 32;
 
 /// Runs the command and gives its exit code.
 pub fn run(args: &Build, root: Option<PathBuf>, style: Style) -> u8 {
