@@ -12,7 +12,7 @@ impl StoreCache {
     fn load(&self, record: cofferdam_store::Record) -> Option<Record<Snapshot>> {
         let value: Snapshot = serde_json::from_str(&record.value).ok()?;
         if self.0.contains(&value) {
-            return Some(Record { value, identity: record.identity });
+            return Some(Record { value, identity: record.identity, took: None });
         }
         // Its layers were removed: the record is worth nothing any more.
         log(self.0.remove_record(&record.identity));

@@ -134,7 +134,11 @@ impl Engine {
             request,
         });
         let feed = sink.clone();
-        let job = Arc::new(self.solver.job(Arc::new(move |event| feed(BuildEvent::Vertex(event)))));
+        let feed = Arc::new(move |event| feed(BuildEvent::Vertex(event)));
+        let job = Arc::new(match context.request.why {
+            true => self.solver.job_with_reasons(feed),
+            false => self.solver.job(feed),
+        });
         let built = self.run_frontend(&context, &job, &sink).await?;
         let mut images = Vec::new();
         for result in built.results {

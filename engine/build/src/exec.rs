@@ -39,14 +39,6 @@ pub(crate) fn key(op: &Op, exec: &ExecOp) -> OpKey {
             mount.selector.clear();
         }
     }
-    let leaves = [("args".to_owned(), exec.meta.args.join(" "))]
-        .into_iter()
-        .chain(exec.meta.env.iter().map(|text| {
-            let (name, value) = text.split_once('=').unwrap_or((text, ""));
-            (format!("env {name}"), value.to_owned())
-        }))
-        .map(|(name, value)| Leaf { name, value })
-        .collect();
     let platform = op.platform.clone().map(Platform::normalized);
     let definition = Op {
         inputs: Vec::new(),
@@ -55,7 +47,19 @@ pub(crate) fn key(op: &Op, exec: &ExecOp) -> OpKey {
         constraints: None,
     }
     .encode();
-    OpKey { definition, leaves, reads }
+    OpKey { definition, reads }
+}
+
+/// What went into the key, piece by piece.
+pub(crate) fn leaves(exec: &ExecOp) -> Vec<Leaf> {
+    [("args".to_owned(), exec.meta.args.join(" "))]
+        .into_iter()
+        .chain(exec.meta.env.iter().map(|text| {
+            let (name, value) = text.split_once('=').unwrap_or((text, ""));
+            (format!("env {name}"), value.to_owned())
+        }))
+        .map(|(name, value)| Leaf { name, value })
+        .collect()
 }
 
 /// What the step reads of an input, if it can only read: then the paths say it all.

@@ -54,7 +54,7 @@ pub(crate) fn key(op: &Op, file: &FileOp) -> OpKey {
     let definition =
         Op { inputs: Vec::new(), kind: OpKind::File(normal), platform: None, constraints: None }
             .encode();
-    OpKey { definition, leaves: Vec::new(), reads }
+    OpKey { definition, reads }
 }
 
 /// Makes a path relative to its root without `.` and `..`, as the component does.

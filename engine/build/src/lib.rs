@@ -20,7 +20,7 @@ mod vertex;
 
 pub use cofferdam_component::{Limits, Warning};
 pub use cofferdam_export::{Compression, ImageOptions};
-pub use cofferdam_solver::{Event, EventKind, Outcome, Status, Stream};
+pub use cofferdam_solver::{Change, Event, EventKind, Miss, Outcome, Status, Stream};
 pub use engine::{Config, Engine};
 pub use error::{Error, Excerpt, Failure, Kind};
 pub use progress::{BuildEvent, Sink};

@@ -22,6 +22,8 @@ pub struct Request {
     pub pull: bool,
     /// How much memory each step may use, in bytes; no part of any cache key.
     pub step_memory: Option<u64>,
+    /// The client wants to be told why steps have to run.
+    pub why: bool,
     /// Privileges that the user grants to steps.
     pub entitlements: Entitlements,
 }

@@ -28,7 +28,6 @@ pub(crate) struct OpVertex {
 /// `None` is everything, by identity.
 pub(crate) struct OpKey {
     pub(crate) definition: Vec<u8>,
-    pub(crate) leaves: Vec<Leaf>,
     pub(crate) reads: Vec<Option<Vec<Selection>>>,
 }
 
@@ -65,7 +64,6 @@ impl OpVertex {
                     constraints: None,
                 }
                 .encode(),
-                leaves: Vec::new(),
                 reads: op.inputs.iter().map(|_| None).collect(),
             }),
             OpKind::Source(_) => Err(Error::Internal("a source has a key of its own".into())),
@@ -147,6 +145,10 @@ impl Vertex for OpVertex {
         self.vertex.name().to_owned()
     }
 
+    fn kind(&self) -> &str {
+        self.vertex.op.kind_name()
+    }
+
     fn outputs(&self) -> u32 {
         self.vertex.op.output_count()
     }
@@ -163,9 +165,7 @@ impl Vertex for OpVertex {
             let (kind, digest) = resolved.key();
             hasher.field(kind);
             hasher.field(digest.as_bytes());
-            let value = digest.to_string();
-            let leaves = vec![Leaf { name: self.vertex.name().to_owned(), value }];
-            return Ok(Key { digest: hasher.finish(), leaves, inputs: Vec::new() });
+            return Ok(Key { digest: hasher.finish(), inputs: Vec::new() });
         }
         let key = self.op_key().map_err(Shared::boxed)?;
         hasher.field(&key.definition);
@@ -180,7 +180,21 @@ impl Vertex for OpVertex {
             }),
             by_content: reads.is_some(),
         });
-        Ok(Key { digest: hasher.finish(), leaves: key.leaves, inputs: inputs.collect() })
+        Ok(Key { digest: hasher.finish(), inputs: inputs.collect() })
+    }
+
+    fn leaves(&self) -> Vec<Leaf> {
+        match &self.vertex.op.kind {
+            OpKind::Source(_) => {
+                let resolved = self.resolved.get().map(ResolvedSource::key);
+                resolved
+                    .map(|(kind, digest)| Leaf { name: kind.into(), value: digest.to_string() })
+                    .into_iter()
+                    .collect()
+            }
+            OpKind::Exec(exec) => exec::leaves(exec),
+            _ => Vec::new(),
+        }
     }
 
     async fn content_key(

@@ -129,6 +129,9 @@ pub struct Build {
     /// Set the target build stage to build
     #[arg(long, value_name = "STAGE")]
     pub target: Option<String>,
+    /// Say for each step that has to run why the cache has no result of it
+    #[arg(long)]
+    pub why: bool,
 }
 
 impl Build {

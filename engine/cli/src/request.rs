@@ -90,6 +90,7 @@ pub fn prepare(args: &Build, surroundings: Surroundings<'_>) -> Result<Prepared,
         exports,
         pull: args.pull,
         step_memory: args.memory,
+        why: args.why,
         entitlements: Entitlements {
             network_host: args.allow.contains(&Entitlement::NetworkHost)
                 || args.network == NetworkMode::Host,

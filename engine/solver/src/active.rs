@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use cofferdam_types::{Digest, Hasher};
 use futures::FutureExt;
@@ -17,10 +17,14 @@ use futures::future::{BoxFuture, try_join_all};
 use tokio::sync::Semaphore;
 
 use crate::cache::{content_key, definition_key, output_key};
-use crate::claims::{Claim, Claims};
+use crate::claims::{self, Claims};
 use crate::flight::{Failure, Flight};
+use crate::miss::{Difference, Present};
 use crate::progress::{Feed, Progress, Work};
-use crate::{Cache, Entry, EventKind, Key, Outcome, Record, SolveError, Vertex, VertexError, lock};
+use crate::{
+    Cache, Claim, Entry, EventKind, Fate, Key, Miss, Outcome, Record, SolveError, Vertex,
+    VertexError, lock,
+};
 
 /// What all vertices of a solver have in common.
 pub(crate) struct Shared<V: Vertex> {
@@ -44,6 +48,8 @@ pub(crate) struct Active<V: Vertex> {
     inputs: Vec<(Arc<Active<V>>, u32)>,
     lookup: Lookup,
     progress: Arc<Progress>,
+    /// Whether somebody has begun to say that the vertex is cached.
+    told_cached: AtomicBool,
     key: Flight<Arc<Key>>,
     definition: OnceLock<Digest>,
     ready: Flight<Arc<Ready<V::Output>>>,
@@ -60,6 +66,12 @@ enum Lookup {
     ByContent,
     /// The vertex itself ignores the cache.
     Never,
+}
+
+/// Keeps equal vertices from running: those of other solvers, and those of this one.
+struct Claimed {
+    _elsewhere: Claim,
+    _here: claims::Claim,
 }
 
 /// A vertex's inputs, produced and hashed.
@@ -113,6 +125,7 @@ impl<V: Vertex> Shared<V> {
                     inputs,
                     lookup,
                     progress: Progress::new(digest),
+                    told_cached: AtomicBool::new(false),
                     key: Flight::default(),
                     definition: OnceLock::new(),
                     ready: Flight::default(),
@@ -221,45 +234,61 @@ impl<V: Vertex> Active<V> {
         if self.lookup == Lookup::Always
             && let Some(record) = cache.lookup(&by_definition).await
         {
-            self.tell_cached();
+            self.tell_cached(&record).await;
             return Ok(record);
         }
 
         let ready = self.get_ready(solve).await?;
-        let _claim = match self.lookup {
+        let claimed = match self.lookup {
             Lookup::Never => None,
             Lookup::Always | Lookup::ByContent => {
-                let claim = self.shared.claims.claim(ready.key).await;
-                if let Some(record) = self.look_up_ready(&ready, output, &claim).await {
-                    return Ok(record);
+                match self.claim_or_look_up(&ready, output).await {
+                    Ok(claimed) => Some(claimed),
+                    Err(record) => return Ok(record),
                 }
-                Some(claim)
             }
         };
-        let start = || self.clone().execute(ready);
+        // The run holds the claim, and no matter who waits for it: it lasts until the run ends.
+        let start = || self.clone().execute(ready, output, claimed);
         let executed = self.executed.get(solve, start).await.unwrap_or_else(|| Err(self.lost()))?;
         Ok(executed[output as usize].clone())
     }
 
-    /// Looks for a result now that the inputs are known.
+    /// Claims the content key of a vertex that has to run, or finds that it need not.
     ///
-    /// Under a claim, so that an equal vertex is either done or waits for us.
+    /// Under a claim there is nobody who makes the same: it has been looked up since.
+    async fn claim_or_look_up(
+        &self,
+        ready: &Ready<V::Output>,
+        output: u32,
+    ) -> Result<Claimed, Record<V::Output>> {
+        let here = self.shared.claims.claim(ready.key).await;
+        if self.executed.done().is_none() {
+            if let Some(record) = self.look_up_ready(ready, output).await {
+                return Err(record);
+            }
+            let elsewhere = self.shared.cache.claim(&ready.key).await;
+            return match self.look_up_ready(ready, output).await {
+                Some(record) => Err(record),
+                None => Ok(Claimed { _elsewhere: elsewhere, _here: here }),
+            };
+        }
+        Ok(Claimed { _elsewhere: Box::new(()), _here: here })
+    }
+
+    /// Looks for a result now that the inputs are known.
     async fn look_up_ready(
         &self,
         ready: &Ready<V::Output>,
         output: u32,
-        _claim: &Claim,
     ) -> Option<Record<V::Output>> {
-        if self.executed.done().is_some() {
-            return None;
-        }
         let by_content = output_key(&ready.key, output);
         let record = self.shared.cache.lookup(&by_content).await?;
         let by_definition = output_key(&self.definition(), output);
         if by_definition != by_content {
             self.shared.cache.alias(&by_definition, &record.identity).await;
         }
-        self.tell_cached();
+        self.tell_cached(&record).await;
         Some(record)
     }
 
@@ -298,18 +327,27 @@ impl<V: Vertex> Active<V> {
     async fn execute(
         self: Arc<Self>,
         ready: Arc<Ready<V::Output>>,
+        output: u32,
+        _claimed: Option<Claimed>,
     ) -> Result<Arc<Vec<Record<V::Output>>>, Failure> {
+        if self.progress.wants_reasons() {
+            let miss = self.explain(&ready, output).await;
+            self.progress.missed(miss);
+        }
         let permit = match self.vertex.takes_permit() {
             true => self.shared.permits.acquire().await.ok(),
             false => None,
         };
         let work = Work::started(&self.progress);
+        let began = Instant::now();
         let run = self.vertex.run(ready.values.clone(), work.context());
         let values = self.call(&work, run).await?;
+        let took = Some(began.elapsed());
         drop(permit);
         self.count(&work, "results", self.vertex.outputs() as usize, values.len())?;
 
-        let (key, name) = (self.known_key(), self.vertex.name());
+        let (op, leaves, name) =
+            (self.known_key().digest, self.vertex.leaves(), self.vertex.name());
         let mut records = Vec::with_capacity(values.len());
         for (output, value) in (0..).zip(values) {
             let by_definition = output_key(&self.definition(), output);
@@ -322,12 +360,13 @@ impl<V: Vertex> Active<V> {
             let keys = [by_definition, by_content];
             let entry = Entry {
                 keys: if by_definition == by_content { &keys[..1] } else { &keys },
-                record: Record { value, identity },
+                record: Record { value, identity, took },
                 vertex: self.digest,
                 name: &name,
+                kind: self.vertex.kind(),
                 output,
-                op: key.digest,
-                leaves: &key.leaves,
+                op,
+                leaves: &leaves,
                 inputs: &ready.digests,
             };
             records.push(self.shared.cache.save(entry).await);
@@ -336,16 +375,76 @@ impl<V: Vertex> Active<V> {
         Ok(Arc::new(records))
     }
 
-    /// Says that this vertex is cached, and so is everything below that is not heard of
-    /// otherwise.
-    fn tell_cached(&self) {
-        self.progress.cached();
-        let mut below: Vec<&Arc<Self>> = self.inputs.iter().map(|(input, _)| input).collect();
-        while let Some(active) = below.pop() {
-            if active.progress.cached_unless_touched() {
-                below.extend(active.inputs.iter().map(|(input, _)| input));
+    /// Why the cache has nothing for an output of the vertex.
+    async fn explain(&self, ready: &Ready<V::Output>, output: u32) -> Miss {
+        if self.lookup == Lookup::Never {
+            return Miss::Ignored;
+        }
+        let cache = &self.shared.cache;
+        let keys = [output_key(&self.definition(), output), output_key(&ready.key, output)];
+        for key in &keys {
+            match cache.fate(key).await {
+                Some(Fate::Evicted { at }) => return Miss::Evicted { at },
+                Some(Fate::Lost) => return Miss::Lost,
+                None => {}
             }
         }
+        let past = cache.past(&self.vertex.name()).await;
+        let present = Present {
+            kind: self.vertex.kind(),
+            op: self.known_key().digest,
+            leaves: &self.vertex.leaves(),
+            inputs: &ready.digests,
+        };
+        match present.compare(&past) {
+            Difference::NothingLike => Miss::NeverSeen,
+            Difference::Leaf(change) => Miss::Changed(change),
+            Difference::Input(input, _) => {
+                let input = &self.inputs[input].0;
+                let (vertex, name) = (input.digest, input.vertex.name());
+                Miss::InputChanged { vertex, name, change: None }
+            }
+            Difference::Nothing => Miss::Lost,
+        }
+    }
+
+    /// Says that this vertex is cached, and so is everything below that is not heard of
+    /// otherwise. Inputs come before what reads them.
+    async fn tell_cached(&self, record: &Record<V::Output>) {
+        let below = self.silent_below();
+        let keys: Vec<_> = below
+            .iter()
+            .map(|(active, output)| output_key(&active.definition(), *output))
+            .collect();
+        let took = match keys.as_slice() {
+            [] => Vec::new(),
+            keys => self.shared.cache.took(keys).await,
+        };
+        for ((active, _), took) in below.iter().zip(took) {
+            active.progress.cached_unless_touched(took);
+        }
+        self.progress.cached(record.took);
+    }
+
+    /// What is below that nothing was heard of yet, each vertex once for all who ask, in
+    /// topological order.
+    fn silent_below(&self) -> Vec<(&Arc<Self>, u32)> {
+        let mut order = Vec::new();
+        // A stack of our own: the graph may be deeper than a thread's stack.
+        let mut path = vec![self.inputs.iter()];
+        let mut open = Vec::new();
+        while let Some(inputs) = path.last_mut() {
+            let Some((input, output)) = inputs.next() else {
+                path.pop();
+                order.extend(open.pop());
+                continue;
+            };
+            if !input.progress.touched() && !input.told_cached.swap(true, Ordering::Relaxed) {
+                path.push(input.inputs.iter());
+                open.push((input, *output));
+            }
+        }
+        order
     }
 
     /// Awaits one of the vertex's methods, and says what went wrong.

@@ -3,6 +3,8 @@
 //! Keeping the records, loading results and forgetting old ones is up to whoever implements
 //! [`Cache`].
 
+use std::time::{Duration, SystemTime};
+
 use async_trait::async_trait;
 use cofferdam_types::{Digest, Hasher};
 
@@ -15,6 +17,8 @@ pub struct Record<O> {
     pub value: O,
     /// The digest of its content, or another digest that only equal results share.
     pub identity: Digest,
+    /// How long the vertex took when it ran, where that is known.
+    pub took: Option<Duration>,
 }
 
 /// What [`Cache::save`] is asked to remember.
@@ -29,6 +33,8 @@ pub struct Entry<'a, O> {
     pub vertex: Digest,
     /// The name of the vertex that made it.
     pub name: &'a str,
+    /// The kind of the vertex that made it.
+    pub kind: &'a str,
     /// Which of the vertex's outputs it is.
     pub output: u32,
     /// The digest of the vertex's own key.
@@ -38,6 +44,36 @@ pub struct Entry<'a, O> {
     /// What each input contributed to the content key.
     pub inputs: &'a [Digest],
 }
+
+/// A result of the past, and what it was made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Past<O> {
+    /// The kind of the vertex that made it.
+    pub kind: String,
+    /// The digest of the vertex's own key.
+    pub op: Digest,
+    /// What went into the vertex's own key.
+    pub leaves: Vec<Leaf>,
+    /// What each input contributed to the content key.
+    pub inputs: Vec<Digest>,
+    /// The result, if it can still be loaded.
+    pub value: Option<O>,
+}
+
+/// What became of a record that is not there any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It made room for others.
+    Evicted {
+        /// When.
+        at: SystemTime,
+    },
+    /// Its result is gone or damaged.
+    Lost,
+}
+
+/// Keeps others from working on a key until it is dropped.
+pub type Claim = Box<dyn Send + Sync>;
 
 /// Remembers results under keys.
 ///
@@ -60,6 +96,35 @@ pub trait Cache<O>: Send + Sync + 'static {
 
     /// Makes `key` lead to the record with `identity`, wherever it led before.
     async fn alias(&self, key: &Digest, identity: &Digest);
+
+    /// How long it took to make what each of `keys` leads to, as far as that is known.
+    async fn took(&self, keys: &[Digest]) -> Vec<Option<Duration>> {
+        vec![None; keys.len()]
+    }
+
+    /// Keeps other solvers that use the same cache, in other processes, from working on `key`.
+    ///
+    /// Waits while one of them does; the solver looks `key` up again afterwards. Dropping the
+    /// future gives the wait up. Within a solver, a key is claimed by one vertex at a time.
+    async fn claim(&self, _key: &Digest) -> Claim {
+        Box::new(())
+    }
+
+    /// What became of the record that `key` led to, if there was one and it is not there any
+    /// more.
+    async fn fate(&self, _key: &Digest) -> Option<Fate> {
+        None
+    }
+
+    /// The latest results of vertices with this name, latest first; not necessarily all.
+    ///
+    /// Asked to explain why a vertex has to run, and only when somebody wants to know.
+    async fn past(&self, _name: &str) -> Vec<Past<O>>
+    where
+        O: 'async_trait,
+    {
+        Vec::new()
+    }
 }
 
 /// Remembers nothing.

@@ -26,8 +26,6 @@ pub struct Edge {
 pub struct Key {
     /// The digest of the normalised definition; for a source, of what it resolved to.
     pub digest: Digest,
-    /// What went into `digest`, piece by piece, so that a miss can be explained later.
-    pub leaves: Vec<Leaf>,
     /// How each input enters the key, one for each of [`Vertex::inputs`].
     pub inputs: Vec<InputKey>,
 }
@@ -73,6 +71,11 @@ pub trait Vertex: Send + Sync + 'static {
     /// A name for people.
     fn name(&self) -> String;
 
+    /// What kind of work it is, like `exec`.
+    fn kind(&self) -> &str {
+        ""
+    }
+
     /// How many outputs `run` returns.
     fn outputs(&self) -> u32 {
         1
@@ -97,6 +100,14 @@ pub trait Vertex: Send + Sync + 'static {
     ///
     /// Called once while any job that reached the vertex is open. No permit is held.
     async fn key(&self, context: &Context) -> Result<Key, VertexError>;
+
+    /// What went into the key's digest, piece by piece, so that a miss can be explained: if two
+    /// keys differ, a leaf should.
+    ///
+    /// Asked for when the vertex has to run, after its key.
+    fn leaves(&self) -> Vec<Leaf> {
+        Vec::new()
+    }
 
     /// The digest of what this vertex reads of input `input`, whose result is `value`.
     ///

@@ -39,14 +39,16 @@ mod claims;
 mod error;
 mod flight;
 mod graph;
+mod miss;
 mod progress;
 mod solver;
 #[cfg(test)]
 mod tests;
 
-pub use cache::{Cache, Entry, NoCache, Record};
+pub use cache::{Cache, Claim, Entry, Fate, NoCache, Past, Record};
 pub use error::{SolveError, VertexError};
 pub use graph::{Edge, Graph, InputKey, Key, Leaf, Vertex};
+pub use miss::{Change, Miss};
 pub use progress::{Context, Event, EventKind, Outcome, Sink, Status, Stream};
 pub use solver::{Job, Solver};
 

@@ -5,12 +5,12 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use cofferdam_types::Digest;
 
-use crate::{SolveError, lock};
+use crate::{Miss, SolveError, lock};
 
 /// Takes a job's events.
 ///
@@ -41,6 +41,8 @@ pub enum EventKind {
         /// The vertices that it depends on.
         inputs: Vec<Digest>,
     },
+    /// The vertex is about to run, because the cache had nothing; told to jobs that want reasons.
+    Missed(Miss),
     /// Work began.
     Started,
     /// Work ended.
@@ -62,7 +64,10 @@ pub enum Outcome {
     /// It was done.
     Done,
     /// There was none to do: the result, or that of something which depends on it, was known.
-    Cached,
+    Cached {
+        /// How long it took when it was done, where that is known.
+        took: Option<Duration>,
+    },
     /// It failed.
     Failed(Arc<SolveError>),
     /// Nobody waited for it any more.
@@ -179,7 +184,19 @@ impl Drop for Work {
 }
 
 /// Where a job wants its events to go.
-pub(crate) struct Feed(pub(crate) Sink);
+pub(crate) struct Feed {
+    pub(crate) sink: Sink,
+    /// Whether the job wants to know why vertices have to run.
+    pub(crate) reasons: bool,
+}
+
+impl Feed {
+    fn tell(&self, event: Event) {
+        if self.reasons || !matches!(event.kind, EventKind::Missed(_)) {
+            (self.sink)(event);
+        }
+    }
+}
 
 /// One vertex's history, and the jobs that follow it.
 pub(crate) struct Progress {
@@ -190,6 +207,7 @@ pub(crate) struct Progress {
 #[derive(Default)]
 struct History {
     feeds: Vec<Weak<Feed>>,
+    missed: Option<Event>,
     started: Option<Event>,
     completed: Option<Event>,
     statuses: VecDeque<Event>,
@@ -216,33 +234,45 @@ impl Progress {
             return;
         }
         state.feeds.push(Arc::downgrade(feed));
-        (feed.0)(self.event(announcement()));
-        let History { started, statuses, logs, completed, .. } = &*state;
-        for event in started.iter().chain(statuses).chain(logs).chain(completed) {
-            (feed.0)(event.clone());
+        feed.tell(self.event(announcement()));
+        let History { missed, started, statuses, logs, completed, .. } = &*state;
+        for event in missed.iter().chain(started).chain(statuses).chain(logs).chain(completed) {
+            feed.tell(event.clone());
         }
+    }
+
+    /// Whether there is news of the vertex.
+    pub(crate) fn touched(&self) -> bool {
+        lock(&self.state).started.is_some()
     }
 
     /// Says that the vertex is cached, unless there is other news of it.
-    ///
-    /// Returns whether it said so.
-    pub(crate) fn cached_unless_touched(&self) -> bool {
+    pub(crate) fn cached_unless_touched(&self, took: Option<Duration>) {
         let mut state = lock(&self.state);
-        let untouched = state.started.is_none();
-        if untouched {
-            self.emit_cached(&mut state);
+        if state.started.is_none() {
+            self.emit_cached(&mut state, took);
         }
-        untouched
     }
 
     /// Says that the vertex's result is taken from the cache.
-    pub(crate) fn cached(&self) {
-        self.emit_cached(&mut lock(&self.state));
+    pub(crate) fn cached(&self, took: Option<Duration>) {
+        self.emit_cached(&mut lock(&self.state), took);
     }
 
-    fn emit_cached(&self, state: &mut History) {
+    fn emit_cached(&self, state: &mut History, took: Option<Duration>) {
         state.emit(self.event(EventKind::Started));
-        state.emit(self.event(EventKind::Completed(Outcome::Cached)));
+        state.emit(self.event(EventKind::Completed(Outcome::Cached { took })));
+    }
+
+    /// Whether a job wants to know why the vertex has to run.
+    pub(crate) fn wants_reasons(&self) -> bool {
+        let wants = |feed: &Weak<Feed>| feed.upgrade().is_some_and(|feed| feed.reasons);
+        lock(&self.state).feeds.iter().any(wants)
+    }
+
+    /// Says why the vertex has to run.
+    pub(crate) fn missed(&self, miss: Miss) {
+        self.emit(EventKind::Missed(miss));
     }
 
     fn emit(&self, kind: EventKind) {
@@ -258,7 +288,7 @@ impl History {
     fn emit(&mut self, event: Event) {
         for feed in &self.feeds {
             if let Some(feed) = feed.upgrade() {
-                (feed.0)(event.clone());
+                feed.tell(event.clone());
             }
         }
         self.remember(event);
@@ -267,6 +297,7 @@ impl History {
     fn remember(&mut self, event: Event) {
         match &event.kind {
             EventKind::Announced { .. } => {}
+            EventKind::Missed(_) => self.missed = Some(event),
             EventKind::Started => {
                 self.started = Some(event);
                 self.completed = None;

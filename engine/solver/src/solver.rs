@@ -37,7 +37,17 @@ impl<V: Vertex> Solver<V> {
     ///
     /// `sink` is told of every vertex that the job reaches.
     pub fn job(&self, sink: Sink) -> Job<V> {
-        Job { shared: self.0.clone(), feed: Arc::new(Feed(sink)), reached: Mutex::default() }
+        self.open(Feed { sink, reasons: false })
+    }
+
+    /// Opens a job that is also told why vertices have to run ([`crate::EventKind::Missed`]),
+    /// which takes some searching in the cache.
+    pub fn job_with_reasons(&self, sink: Sink) -> Job<V> {
+        self.open(Feed { sink, reasons: true })
+    }
+
+    fn open(&self, feed: Feed) -> Job<V> {
+        Job { shared: self.0.clone(), feed: Arc::new(feed), reached: Mutex::default() }
     }
 }
 

@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use cofferdam_build::{BuildEvent, Event, EventKind, Exported, Outcome, Response, Stream};
+use cofferdam_build::{BuildEvent, Event, EventKind, Exported, Miss, Outcome, Response, Stream};
 use cofferdam_types::Digest;
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::failure_message;
+use super::why::reason;
 
 /// Writes events as JSON.
 #[derive(Debug, Default)]
@@ -26,6 +27,15 @@ enum Line<'a> {
         name: &'a str,
         inputs: &'a [Digest],
     },
+    Missed {
+        vertex: Digest,
+        reason: &'static str,
+        input: Option<Digest>,
+        change: Option<Change<'a>>,
+        evicted: Option<Time>,
+        message: String,
+        time: Time,
+    },
     Started {
         vertex: Digest,
         time: Time,
@@ -33,6 +43,7 @@ enum Line<'a> {
     Completed {
         vertex: Digest,
         cached: bool,
+        took_ms: Option<u64>,
         canceled: bool,
         error: Option<String>,
         time: Time,
@@ -64,6 +75,13 @@ enum Line<'a> {
         names: Vec<&'a str>,
         exports: Vec<Export<'a>>,
     },
+}
+
+#[derive(Serialize)]
+struct Change<'a> {
+    leaf: &'a str,
+    before: Option<&'a str>,
+    after: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -135,6 +153,7 @@ impl Json {
             EventKind::Announced { name, inputs } => {
                 line(&Line::Vertex { digest: vertex, name, inputs })
             }
+            EventKind::Missed(miss) => line(&missed(vertex, miss, time)),
             EventKind::Started => line(&Line::Started { vertex, time }),
             EventKind::Log { stream, data } => {
                 let stream = match stream {
@@ -167,12 +186,18 @@ impl Json {
                 }
                 let error = match outcome {
                     Outcome::Failed(error) => Some(failure_message(&**error)),
-                    Outcome::Done | Outcome::Cached | Outcome::Canceled => None,
+                    Outcome::Done | Outcome::Cached { .. } | Outcome::Canceled => None,
+                };
+                let took = match outcome {
+                    Outcome::Cached { took } => *took,
+                    Outcome::Done | Outcome::Failed(_) | Outcome::Canceled => None,
                 };
                 lines
                     + &line(&Line::Completed {
                         vertex,
-                        cached: matches!(outcome, Outcome::Cached),
+                        cached: matches!(outcome, Outcome::Cached { .. }),
+                        took_ms: took
+                            .map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
                         canceled: matches!(outcome, Outcome::Canceled),
                         error,
                         time,
@@ -198,6 +223,25 @@ impl Json {
     }
 }
 
+fn missed(vertex: Digest, miss: &Miss, time: Time) -> Line<'_> {
+    let (name, input, change, evicted) = match miss {
+        Miss::NeverSeen => ("never-seen", None, None, None),
+        Miss::Ignored => ("ignored", None, None, None),
+        Miss::Changed(change) => ("changed", None, Some(change), None),
+        Miss::InputChanged { vertex, change, .. } => {
+            ("input-changed", Some(*vertex), change.as_ref(), None)
+        }
+        Miss::Evicted { at } => ("evicted", None, None, Some(Time::of(*at))),
+        Miss::Lost => ("lost", None, None, None),
+    };
+    let change = change.map(|change| Change {
+        leaf: &change.leaf,
+        before: change.before.as_deref(),
+        after: change.after.as_deref(),
+    });
+    Line::Missed { vertex, reason: name, input, change, evicted, message: reason(miss), time }
+}
+
 /// Whether more bytes could make a character of these.
 fn is_beginning(bytes: &[u8]) -> bool {
     !bytes.is_empty() && std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
@@ -211,6 +255,8 @@ fn line(line: &Line<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use cofferdam_build::EventKind::{Completed, Started};
     use cofferdam_build::{Excerpt, Warning};
     use expect_test::{Expect, expect};
@@ -234,25 +280,39 @@ mod tests {
         check(
             vec![
                 EventKind::Announced { name: "RUN \"x\"".into(), inputs: vec![Digest::of("a")] },
+                EventKind::Missed(Miss::Ignored),
+                EventKind::Missed(Miss::InputChanged {
+                    vertex: Digest::of("a"),
+                    name: "COPY".into(),
+                    change: Some(cofferdam_build::Change {
+                        leaf: "file x".into(),
+                        before: None,
+                        after: Some("1".into()),
+                    }),
+                }),
+                EventKind::Missed(Miss::Evicted { at: at(2) }),
                 Started,
                 log(Stream::Stdout, "a\nb\x1b"),
                 log(Stream::Stderr, "c"),
                 status("layer", 1, 2),
                 Completed(Outcome::Done),
-                Completed(Outcome::Cached),
+                Completed(Outcome::Cached { took: Some(Duration::from_millis(1500)) }),
                 Completed(Outcome::Canceled),
                 Completed(failed("exit code: 1")),
             ],
             expect![[r#"
                 {"type":"vertex","digest":"DIGEST","name":"RUN \"x\"","inputs":["DIGEST"]}
+                {"type":"missed","vertex":"DIGEST","reason":"ignored","input":null,"change":null,"evicted":null,"message":"told to ignore the cache","time":"2026-11-22T05:00:00.001Z"}
+                {"type":"missed","vertex":"DIGEST","reason":"input-changed","input":"DIGEST","change":{"leaf":"file x","before":null,"after":"1"},"evicted":null,"message":"input `COPY` changed: file x added: \"1\"","time":"2026-11-22T05:00:00.001Z"}
+                {"type":"missed","vertex":"DIGEST","reason":"evicted","input":null,"change":null,"evicted":"2026-11-22T05:00:00.002Z","message":"evicted from the cache at 2026-11-22T05:00:00Z","time":"2026-11-22T05:00:00.001Z"}
                 {"type":"started","vertex":"DIGEST","time":"2026-11-22T05:00:00.001Z"}
                 {"type":"log","vertex":"DIGEST","stream":1,"data":"a\nb\u001b","time":"2026-11-22T05:00:00.001Z"}
                 {"type":"log","vertex":"DIGEST","stream":2,"data":"c","time":"2026-11-22T05:00:00.001Z"}
                 {"type":"status","vertex":"DIGEST","id":"layer","name":"layer","current":1,"total":2,"complete":false,"time":"2026-11-22T05:00:00.001Z"}
-                {"type":"completed","vertex":"DIGEST","cached":false,"canceled":false,"error":null,"time":"2026-11-22T05:00:00.001Z"}
-                {"type":"completed","vertex":"DIGEST","cached":true,"canceled":false,"error":null,"time":"2026-11-22T05:00:00.001Z"}
-                {"type":"completed","vertex":"DIGEST","cached":false,"canceled":true,"error":null,"time":"2026-11-22T05:00:00.001Z"}
-                {"type":"completed","vertex":"DIGEST","cached":false,"canceled":false,"error":"exit code: 1","time":"2026-11-22T05:00:00.001Z"}
+                {"type":"completed","vertex":"DIGEST","cached":false,"took_ms":null,"canceled":false,"error":null,"time":"2026-11-22T05:00:00.001Z"}
+                {"type":"completed","vertex":"DIGEST","cached":true,"took_ms":1500,"canceled":false,"error":null,"time":"2026-11-22T05:00:00.001Z"}
+                {"type":"completed","vertex":"DIGEST","cached":false,"took_ms":null,"canceled":true,"error":null,"time":"2026-11-22T05:00:00.001Z"}
+                {"type":"completed","vertex":"DIGEST","cached":false,"took_ms":null,"canceled":false,"error":"exit code: 1","time":"2026-11-22T05:00:00.001Z"}
             "#]],
         );
     }

@@ -5,6 +5,7 @@ mod json;
 mod plain;
 mod tails;
 pub mod text;
+mod why;
 
 use std::error::Error;
 use std::io::Write;

@@ -8,6 +8,7 @@ use cofferdam_types::Digest;
 
 use super::failure_message;
 use super::text::{Colours, LineBuffer, clean, clean_lines, seconds, size};
+use super::why::reason;
 
 /// How often a vertex says how far its parts are.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -57,6 +58,10 @@ impl Plain {
         let mut page = Page { text: String::new(), numbered, colours: *colours };
         match &event.kind {
             EventKind::Announced { name, .. } => vertex.name.clone_from(name),
+            EventKind::Missed(miss) => {
+                let line = format!("why: {}", clean_lines(&reason(miss)));
+                vertex.line(&mut page, &line);
+            }
             EventKind::Started => {
                 vertex.started = Some(event.at);
                 vertex.last_status = Some(event.at);
@@ -148,7 +153,7 @@ impl Vertex {
         let took = seconds(self.started, at);
         let (ended, line) = match outcome {
             Outcome::Done => (Ended::Done, format!("DONE {took:.1}s")),
-            Outcome::Cached => (Ended::Cached, "CACHED".to_owned()),
+            Outcome::Cached { .. } => (Ended::Cached, "CACHED".to_owned()),
             Outcome::Failed(error) => {
                 (Ended::Failed, format!("ERROR: {}", clean_lines(&failure_message(&**error))))
             }
@@ -227,7 +232,7 @@ mod tests {
             &[
                 (0, "a", announced("cached")),
                 (0, "a", Started),
-                (0, "a", Completed(Outcome::Cached)),
+                (0, "a", Completed(Outcome::Cached { took: None })),
                 (0, "b", announced("fails")),
                 (0, "b", Started),
                 (0, "c", announced("beside it")),
@@ -257,7 +262,7 @@ mod tests {
                 (10, "a", status("transferring", 5, 5)),
                 (100, "a", Completed(Outcome::Done)),
                 (200, "a", Started),
-                (300, "a", Completed(Outcome::Cached)),
+                (300, "a", Completed(Outcome::Cached { took: None })),
                 (0, "b", announced("image")),
                 (0, "b", Started),
                 (100, "b", Completed(Outcome::Done)),
@@ -268,7 +273,7 @@ mod tests {
                 (800, "b", Completed(Outcome::Done)),
                 (0, "c", announced("cached, then done after all")),
                 (0, "c", Started),
-                (0, "c", Completed(Outcome::Cached)),
+                (0, "c", Completed(Outcome::Cached { took: None })),
                 (100, "c", Started),
                 (300, "c", Completed(Outcome::Done)),
             ],

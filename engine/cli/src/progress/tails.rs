@@ -37,7 +37,7 @@ impl Tails {
                     step.keep(&line, event.at);
                 }
             }
-            EventKind::Status(_) => {}
+            EventKind::Status(_) | EventKind::Missed(_) => {}
             EventKind::Completed(outcome) => {
                 for stream in 0..2 {
                     if let Some(line) = step.buffers[stream].flush() {

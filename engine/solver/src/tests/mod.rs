@@ -189,12 +189,16 @@ impl Vertex for Node {
         hasher.field(&content);
         Ok(Key {
             digest: hasher.finish(),
-            leaves: vec![Leaf { name: self.spec.name.clone(), value: content }],
             inputs: vec![
                 InputKey { selector: None, by_content: self.spec.by_content };
                 self.spec.inputs.len()
             ],
         })
+    }
+
+    fn leaves(&self) -> Vec<Leaf> {
+        let content = lock(&self.world.sources).get(&self.spec.name).cloned();
+        vec![Leaf { name: self.spec.name.clone(), value: content.unwrap_or_default() }]
     }
 
     async fn content_key(
@@ -253,17 +257,17 @@ impl Cache<String> for Memory {
     async fn lookup(&self, key: &Digest) -> Option<Record<String>> {
         let records = lock(&self.0);
         let identity = *records.identities.get(key)?;
-        Some(Record { value: records.values.get(&identity)?.clone(), identity })
+        Some(Record { value: records.values.get(&identity)?.clone(), identity, took: None })
     }
 
     async fn save(&self, entry: Entry<'_, String>) -> Record<String> {
         let mut records = lock(&self.0);
-        let Record { value, identity } = entry.record;
+        let Record { value, identity, took } = entry.record;
         for key in entry.keys {
             records.identities.insert(*key, identity);
         }
         let value = records.values.entry(identity).or_insert(value).clone();
-        Record { value, identity }
+        Record { value, identity, took }
     }
 
     async fn alias(&self, key: &Digest, identity: &Digest) {

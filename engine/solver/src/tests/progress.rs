@@ -21,6 +21,8 @@ fn recorder(graph: &Graph) -> (Sink, Arc<Mutex<String>>) {
             EventKind::Completed(Outcome::Failed(error)) => {
                 format!("failed: {}", std::error::Error::source(&error).expect("a vertex failed"))
             }
+            EventKind::Completed(Outcome::Cached { .. }) => "cached".into(),
+            EventKind::Missed(miss) => format!("missed {miss:?}"),
             EventKind::Completed(outcome) => format!("{outcome:?}").to_lowercase(),
             EventKind::Log { data, .. } => format!("log {data:?}"),
             EventKind::Status(status) => format!("status {}", status.id),
@@ -83,10 +85,10 @@ async fn a_solve_tells_what_it_does() {
             chatty source: started
             chatty source: log b"resolving"
             chatty source: done
-            top: started
-            top: cached
             middle: started
             middle: cached
+            top: started
+            top: cached
         "#]],
     )
     .await;
@@ -136,7 +138,10 @@ fn the_history_is_bounded() {
     }
     let told = Arc::new(Mutex::new(Vec::new()));
     let write = told.clone();
-    let feed = Arc::new(Feed(Arc::new(move |event: Event| lock(&write).push(event))));
+    let feed = Arc::new(Feed {
+        sink: Arc::new(move |event: Event| lock(&write).push(event)),
+        reasons: false,
+    });
     progress.follow(&feed, || EventKind::Announced { name: "loud".into(), inputs: vec![] });
     let told = lock(&told);
     assert!(told.len() < 8 << 10, "{}", told.len());
