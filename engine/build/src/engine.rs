@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use cofferdam_component::{FileOps, Frontend, Limits, Runtime};
 use cofferdam_exec_linux::Runner;
-use cofferdam_registry::{Client, ClientConfig, Credentials};
+use cofferdam_registry::{Client, ClientConfig};
 use cofferdam_session::Session;
 use cofferdam_solver::Solver;
 use cofferdam_source::ImageSource;
@@ -26,10 +26,8 @@ use crate::{Error, Failure, FrontendChoice, Request, Response, export};
 pub struct Config {
     /// The state directory.
     pub root: PathBuf,
-    /// Who we are to registries.
-    pub credentials: Arc<dyn Credentials>,
-    /// Registries without TLS besides those on loopback.
-    pub plain_http: Vec<String>,
+    /// How registries are spoken to, and who we are to them.
+    pub registries: ClientConfig,
     /// How many ops run at the same time.
     pub parallelism: usize,
     /// Contents of `/etc/resolv.conf` for steps; `None` leaves the image's.
@@ -95,11 +93,7 @@ impl Engine {
     pub fn open(config: Config) -> Result<Self, Error> {
         let store = Store::open(&config.root)?;
         let runtime = Runtime::new(Some(store.compiled_dir()), config.limits)?;
-        let client = Client::new(ClientConfig {
-            credentials: config.credentials,
-            plain_http: config.plain_http,
-            ..ClientConfig::default()
-        });
+        let client = Client::new(config.registries);
         let cache = Arc::new(StoreCache(store.clone()));
         Ok(Self {
             shared: Arc::new(Shared {

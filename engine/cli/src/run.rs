@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use cofferdam_build::{Config, Engine, Limits, Response};
+use cofferdam_registry::{ClientConfig, HostConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -53,13 +54,21 @@ fn ready(args: &Build, root: Option<PathBuf>) -> Result<(Config, Prepared), Erro
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let config = Config {
         root: root::state_directory(root, &env, rustix::process::geteuid().is_root())?,
-        credentials: Arc::new(root::credentials(&env)?),
-        plain_http: args.insecure_registries.clone(),
+        registries: ClientConfig {
+            credentials: Arc::new(root::credentials(&env)?),
+            hosts: args.insecure_registries.iter().map(|host| (host.clone(), plain())).collect(),
+            ..ClientConfig::default()
+        },
         parallelism: cores.max(MIN_PARALLELISM),
         resolv_conf: root::resolv_conf(Path::new("/etc/resolv.conf"))?,
         limits: Limits::default(),
     };
     Ok((config, prepared))
+}
+
+/// A registry without TLS.
+fn plain() -> HostConfig {
+    HostConfig { http: Some(true), ..HostConfig::default() }
 }
 
 fn start(args: &Build, config: Config, prepared: Prepared, style: Style) -> u8 {
