@@ -1,44 +1,98 @@
 //! The solver's cache records, kept in the store.
 
+use std::time::{Duration, SystemTime};
+
 use async_trait::async_trait;
-use cofferdam_solver::{Cache, Entry, Record};
-use cofferdam_store::{Snapshot, Store};
+use cofferdam_solver::{Cache, Claim, Entry, Fate, Leaf, Past, Record};
+use cofferdam_store::{About, Remembered, Snapshot, Store};
 use cofferdam_types::Digest;
+
+/// Results of the past that a vertex is compared with to explain a miss.
+const MAX_PAST: usize = 64;
+/// How often it is looked whether another process is done with a step: first soon, then less
+/// often.
+const FIRST_WAIT: Duration = Duration::from_millis(2);
+const LONGEST_WAIT: Duration = Duration::from_millis(50);
 
 /// Keeps records in a store. What cannot be read or written is logged, and costs time only.
 pub(crate) struct StoreCache(pub(crate) Store);
 
-impl StoreCache {
-    fn load(&self, record: cofferdam_store::Record) -> Option<Record<Snapshot>> {
-        let value: Snapshot = serde_json::from_str(&record.value).ok()?;
-        if self.0.contains(&value) {
-            return Some(Record { value, identity: record.identity, took: None });
-        }
-        // Its layers were removed: the record is worth nothing any more.
-        log(self.0.remove_record(&record.identity));
-        None
-    }
+fn loaded(record: cofferdam_store::Record) -> Record<Snapshot> {
+    Record { value: record.snapshot, identity: record.identity, took: record.about.took }
 }
 
 #[async_trait]
 impl Cache<Snapshot> for StoreCache {
     async fn lookup(&self, key: &Digest) -> Option<Record<Snapshot>> {
-        self.load(log(self.0.record(key))??)
+        log(self.0.record(key)).flatten().map(loaded)
     }
 
     async fn save(&self, entry: Entry<'_, Snapshot>) -> Record<Snapshot> {
         let known = log(self.0.record_by_identity(&entry.record.identity)).flatten();
-        let record = known.and_then(|known| self.load(known)).unwrap_or(entry.record);
-        let value = serde_json::to_string(&record.value).expect("a list of numbers is JSON");
-        let stored = cofferdam_store::Record { identity: record.identity, value };
+        let record = known.map_or(entry.record, loaded);
+        let leaves = entry.leaves.iter().map(|leaf| (leaf.name.clone(), leaf.value.clone()));
+        let about = About {
+            kind: entry.kind.to_owned(),
+            name: entry.name.to_owned(),
+            output: entry.output,
+            op: Some(entry.op),
+            leaves: leaves.collect(),
+            inputs: entry.inputs.to_vec(),
+            took: record.took,
+        };
+        let stored = cofferdam_store::Record {
+            identity: record.identity,
+            snapshot: record.value.clone(),
+            about,
+            data: String::new(),
+        };
         log(self.0.save_record(entry.keys, &stored));
         record
     }
 
     async fn alias(&self, key: &Digest, identity: &Digest) {
-        if let Some(Some(record)) = log(self.0.record_by_identity(identity)) {
-            log(self.0.save_record(&[*key], &record));
+        log(self.0.alias_record(key, identity));
+    }
+
+    async fn took(&self, keys: &[Digest]) -> Vec<Option<Duration>> {
+        let took = |key: &Digest| {
+            let remembered = log(self.0.remembered(key)).flatten()?;
+            remembered.about.took.filter(|_| remembered.evicted.is_none())
+        };
+        keys.iter().map(took).collect()
+    }
+
+    async fn claim(&self, key: &Digest) -> Claim {
+        let mut wait = FIRST_WAIT;
+        loop {
+            match self.0.try_claim(key) {
+                Ok(Some(claim)) => return Box::new(claim),
+                Ok(None) => {}
+                Err(error) => {
+                    // Without locks, a step may be run by two processes; no more than that.
+                    tracing::warn!("cannot claim a step: {error}");
+                    return Box::new(());
+                }
+            }
+            tokio::time::sleep(wait).await;
+            wait = LONGEST_WAIT.min(wait * 2);
         }
+    }
+
+    async fn fate(&self, key: &Digest) -> Option<Fate> {
+        let evicted = log(self.0.remembered(key)).flatten()?.evicted?;
+        let since = Duration::from_secs(u64::try_from(evicted).unwrap_or(0));
+        Some(Fate::Evicted { at: SystemTime::UNIX_EPOCH + since })
+    }
+
+    async fn past(&self, name: &str) -> Vec<Past<Snapshot>> {
+        let past = |remembered: Remembered| {
+            let About { kind, op, leaves, inputs, .. } = remembered.about;
+            let leaves = leaves.into_iter().map(|(name, value)| Leaf { name, value });
+            Some(Past { kind, op: op?, leaves: leaves.collect(), inputs, value: None })
+        };
+        let similar = log(self.0.similar(name, MAX_PAST)).unwrap_or_default();
+        similar.into_iter().filter_map(past).collect()
     }
 }
 

@@ -117,6 +117,9 @@ impl Error {
             {
                 vec![format!("log in first: docker login {}", error.registry)]
             }
+            Self::Store(cofferdam_store::Error::StorageLimit { .. }) => {
+                vec!["give it more room: --max-storage, or COFFERDAM_MAX_STORAGE".into()]
+            }
             Self::Denied { entitlement, .. } => vec![format!("grant it: --allow {entitlement}")],
             _ => Vec::new(),
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cofferdam_exec_linux::{
@@ -10,7 +11,7 @@ use cofferdam_exec_linux::{
 };
 use cofferdam_llb::{ExecOp, Mount, MountKind, NetMode, Op, SecurityMode};
 use cofferdam_solver::{Context, Leaf, Stream};
-use cofferdam_store::{Layer, LayerDir, Selection, Snapshot, Store, Tree};
+use cofferdam_store::{Layer, LayerDir, Selection, Snapshot, Store, Tree, Watch};
 use cofferdam_types::Platform;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,8 @@ use crate::vertex::{OpKey, blocking};
 
 /// The host name that BuildKit gives steps.
 const HOSTNAME: &str = "buildkitsandbox";
+/// How often it is looked at how much a step has written, where there is a limit.
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// Larger user databases are refused (GHSA-72x6-4j93-7w86).
 const MAX_USER_DATABASE: u64 = 10 << 20;
 
@@ -115,7 +118,11 @@ pub(crate) async fn run(
             progress.log(stream, data);
         }
     };
-    let (exit, ()) = tokio::join!(running, logging);
+    let finished = async { tokio::join!(running, logging) };
+    let (exit, ()) = tokio::select! {
+        finished = finished => finished,
+        error = beyond_limit(&engine.store, &outputs) => return Err(error),
+    };
     let exit = exit.map_err(|source| Error::Sandbox { command: command.clone(), source })?;
     let valid = &exec.meta.valid_exit_codes;
     let failed = match exit {
@@ -135,6 +142,22 @@ pub(crate) async fn run(
     .await
 }
 
+/// Ends, with an error, when what the step writes does not fit into the storage limit.
+async fn beyond_limit(store: &Store, outputs: &[Output]) -> Error {
+    if store.limit().is_none() {
+        return std::future::pending().await;
+    }
+    let watches: Arc<[_]> = outputs.iter().filter_map(Output::watch).collect();
+    loop {
+        tokio::time::sleep(WATCH_INTERVAL).await;
+        let watches = watches.clone();
+        let check = blocking(move || Ok(watches.iter().try_for_each(Watch::check)?));
+        if let Err(error) = check.await {
+            return error;
+        }
+    }
+}
+
 /// What becomes of what a mount shows in the end.
 enum Output {
     /// What the step wrote, on top of what the mount showed.
@@ -142,17 +165,24 @@ enum Output {
     /// A read-only mount's output is what it showed.
     Unchanged(Snapshot),
     /// No output: what the step wrote is removed when it has ended.
-    Discarded { _dir: LayerDir },
+    Discarded { dir: LayerDir },
 }
 
 impl Output {
+    fn watch(&self) -> Option<Watch> {
+        match self {
+            Self::Written { dir, .. } | Self::Discarded { dir } => Some(dir.watch()),
+            Self::Unchanged(_) => None,
+        }
+    }
+
     fn commit(self, store: &Store) -> Result<Option<Snapshot>, Error> {
         match self {
             Self::Discarded { .. } => Ok(None),
             Self::Unchanged(snapshot) => Ok(Some(snapshot)),
             Self::Written { below, dir } => {
                 let root = dir.scan()?;
-                Ok(Some(below.with(store.commit_dir(dir, root)?.id)))
+                Ok(Some(below.with(store.commit_dir(dir, root)?)))
             }
         }
     }
@@ -250,21 +280,21 @@ fn overlay(
     // The kernel refuses a directory that is there twice, and images have equal layers (several
     // RUNs that change nothing). The topmost one says all that the lower ones say.
     let mut seen = HashSet::new();
-    let mut layers: Vec<_> = below.0.iter().rev().filter(|id| seen.insert(**id)).collect();
+    let mut layers: Vec<_> = below.layers().rev().filter(|id| seen.insert(*id)).collect();
     layers.reverse();
-    let layers = layers.into_iter().map(|id| store.layer(*id)).collect::<Result<Vec<_>, _>>()?;
+    let layers = layers.into_iter().map(|id| store.layer(id)).collect::<Result<Vec<_>, _>>()?;
     // The kernel does not look for the mark of an opaque directory at the root.
     let opaque = |layer: &Arc<Layer>| layer.root.as_directory().is_some_and(|root| root.opaque);
     let bottom = layers.iter().rposition(opaque).unwrap_or(0);
     let lowers =
-        layers[bottom..].iter().map(|layer| store.layer_dir(layer)).collect::<Result<_, _>>()?;
+        layers[bottom..].iter().map(|layer| store.layer_dir(layer.id)).collect::<Result<_, _>>()?;
     if mount.readonly {
         if mount.is_output() {
             outputs.push(Output::Unchanged(below.clone()));
         }
         return Ok(Overlay { lowers, writable: None });
     }
-    let dir = store.new_layer_dir()?;
+    let dir = store.new_step_dir()?;
     if let Some(root) = store.tree(below)?.root() {
         dir.start_from(root.attributes())?;
     }
@@ -272,7 +302,7 @@ fn overlay(
     if mount.is_output() {
         outputs.push(Output::Written { below: below.clone(), dir });
     } else {
-        outputs.push(Output::Discarded { _dir: dir });
+        outputs.push(Output::Discarded { dir });
     }
     Ok(Overlay { lowers, writable })
 }

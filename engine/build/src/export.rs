@@ -24,6 +24,8 @@ pub(crate) async fn run(
     images: Vec<PlatformImage>,
     sink: &Sink,
 ) -> Result<Vec<Exported>, Error> {
+    // What an image is made of stays until it is where it should be.
+    let _keep = context.engine.store.keep();
     let images = Arc::new(images);
     let mut exported = Vec::new();
     for export in &context.request.exports {

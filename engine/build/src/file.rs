@@ -96,6 +96,8 @@ pub(crate) async fn run(
     blocking(move || {
         let file_ops = engine.file_ops()?;
         let store = &engine.store;
+        // Packs that the op fills, until a layer refers to them.
+        let _keep = store.keep();
         let trees = inputs
             .iter()
             .map(|input| Ok(StoreTree::new(store.tree(input)?).shared()))
@@ -113,7 +115,7 @@ pub(crate) async fn run(
             .enumerate()
             .map(|(output, layer)| {
                 let layer = store.commit_virtual(StoreLayer::finish(layer)?)?;
-                Ok(base(&op, output, &inputs).with(layer.id))
+                Ok(base(&op, output, &inputs).with(layer))
             })
             .collect()
     })

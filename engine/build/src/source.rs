@@ -92,8 +92,8 @@ pub(crate) async fn fetch(
             let (store, scan) = (context.engine.store.clone(), scan.clone());
             blocking(move || {
                 let layer = store.commit_virtual(scan.root.clone())?;
-                store.save_layer_content(layer.id, &scan.digest)?;
-                Ok(Snapshot::default().with(layer.id))
+                store.save_layer_content(layer.id(), &scan.digest)?;
+                Ok(Snapshot::default().with(layer))
             })
             .await
         }

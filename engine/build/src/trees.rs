@@ -150,7 +150,7 @@ impl Layer for StoreLayer {
         attributes: Attributes,
     ) -> Result<Box<dyn FileWriter>, TreeError> {
         // How long it will be is not known, so it gets a pack of its own.
-        let writer = self.store.new_pack().reserve(u64::MAX).map_err(error)?;
+        let writer = self.store.new_pack().into_stream().map_err(error)?;
         let builder = self.builder.clone();
         Ok(Box::new(Stream { writer, builder, path: path.clone(), attributes }))
     }

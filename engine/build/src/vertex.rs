@@ -98,7 +98,7 @@ impl OpVertex {
             OpKind::File(file) => file::run(&self.context, file.clone(), inputs).await,
             OpKind::Merge(merge) => {
                 let chain = merge.inputs.iter().map(|input| &inputs[*input as usize]);
-                Ok(vec![Snapshot(chain.flat_map(|snapshot| snapshot.0.iter().copied()).collect())])
+                Ok(vec![chain.fold(Snapshot::default(), |below, input| below.and(input))])
             }
             OpKind::Diff(diff) => {
                 let side = |input: Option<u32>| match input {
@@ -106,8 +106,8 @@ impl OpVertex {
                     None => Snapshot::default(),
                 };
                 let (lower, upper) = (side(diff.lower), side(diff.upper));
-                match upper.0.strip_prefix(&*lower.0) {
-                    Some(above) => Ok(vec![Snapshot(above.into())]),
+                match upper.above(&lower) {
+                    Some(above) => Ok(vec![above]),
                     None => Err(Error::Unsupported(
                         "a diff of two results of which one is not built on the other".into(),
                     )),
@@ -232,11 +232,11 @@ impl Vertex for OpVertex {
         let virtual_top = matches!(self.vertex.op.kind, OpKind::File(_));
         let digest = blocking(move || {
             let mut hasher = Hasher::new();
-            for (index, layer) in output.0.iter().enumerate() {
-                let known = store.layer_content(*layer)?;
+            for (index, layer) in output.layers().enumerate() {
+                let known = store.layer_content(layer)?;
                 let content = match known {
-                    None if virtual_top && index + 1 == output.0.len() => {
-                        Some(store.hash_layer(*layer)?)
+                    None if virtual_top && index + 1 == output.layers().len() => {
+                        Some(store.hash_layer(layer)?)
                     }
                     known => known,
                 };

@@ -25,9 +25,23 @@ pub struct Cli {
     /// ~/.local/share/cofferdam] [env: COFFERDAM_ROOT]
     #[arg(long, global = true, value_name = "DIR")]
     pub root: Option<PathBuf>,
+    /// The most that the state directory may take on the disk, in bytes or with a unit (b, k, m,
+    /// g, t), or "none"; what was not used for the longest time makes way [default: 80 % of the
+    /// file system, at most 100g] [env: COFFERDAM_MAX_STORAGE]
+    #[arg(long, global = true, value_name = "BYTES", value_parser = max_storage)]
+    pub max_storage: Option<MaxStorage>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// How much the state directory may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxStorage {
+    /// As much as there is.
+    Unlimited,
+    /// So many bytes.
+    Bytes(u64),
 }
 
 /// The commands.
@@ -67,7 +81,7 @@ pub struct Build {
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
     pub allow: Vec<Entitlement>,
     /// Memory limit for each step, in bytes or with a unit (b, k, m, g)
-    #[arg(short = 'm', long, value_name = "BYTES", value_parser = memory)]
+    #[arg(short = 'm', long, value_name = "BYTES", value_parser = bytes)]
     pub memory: Option<u64>,
     /// Set build-time variables; without a value, it is that of the environment
     #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
@@ -213,10 +227,18 @@ const NOT_YET: &[&str] = &[
     "--ulimit",
 ];
 
-/// Bytes as Docker writes them: a number, and perhaps b, k, m or g for powers of 1024.
-fn memory(text: &str) -> Result<u64, String> {
+/// The limit of the state directory.
+pub fn max_storage(text: &str) -> Result<MaxStorage, String> {
+    match text {
+        "none" => Ok(MaxStorage::Unlimited),
+        _ => bytes(text).map(MaxStorage::Bytes).map_err(|error| format!("{error}, or `none`")),
+    }
+}
+
+/// Bytes as Docker writes them: a number, and perhaps b, k, m, g or t for powers of 1024.
+pub fn bytes(text: &str) -> Result<u64, String> {
     let lower = text.to_lowercase();
-    let (number, unit) = match lower.strip_suffix(['b', 'k', 'm', 'g']) {
+    let (number, unit) = match lower.strip_suffix(['b', 'k', 'm', 'g', 't']) {
         Some(number) => (number, lower.chars().next_back()),
         None => (lower.as_str(), None),
     };
@@ -224,6 +246,7 @@ fn memory(text: &str) -> Result<u64, String> {
         Some('k') => 10,
         Some('m') => 20,
         Some('g') => 30,
+        Some('t') => 40,
         _ => 0,
     };
     number

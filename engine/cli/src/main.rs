@@ -42,7 +42,9 @@ fn main() -> ExitCode {
     };
     show_logs(colours);
     let result = match cli.command {
-        Command::Build(args) => return run::run(&args, cli.root, style).into(),
+        Command::Build(args) => {
+            return run::run(&args, cli.root, cli.max_storage, style).into();
+        }
         Command::Debug(Debug::DumpLlb { file }) => debug::dump_llb(&file),
         Command::Version => {
             // A reader that went away has no use for it.

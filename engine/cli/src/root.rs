@@ -7,7 +7,11 @@ use std::path::{Path, PathBuf};
 
 use cofferdam_registry::DockerConfig;
 
+use crate::args::{self, MaxStorage};
 use crate::error::Error;
+
+/// The most that the state directory takes without being told: 100 GiB.
+const DEFAULT_MAX_STORAGE: u64 = 100 << 30;
 
 /// Looks up a variable of the environment.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -34,6 +38,34 @@ pub fn state_directory(
         Error::Configuration(
             "no place for the state directory: set --root, COFFERDAM_ROOT or HOME".into(),
         )
+    })
+}
+
+/// How much the state directory may take: what the flag or the environment says, else most of
+/// the file system that it is on, and not more than anybody expects of a cache.
+///
+/// # Errors
+/// When the environment says something else than bytes.
+pub fn max_storage(
+    flag: Option<MaxStorage>,
+    env: Environment<'_>,
+    root: &Path,
+) -> Result<Option<u64>, Error> {
+    let said = match (flag, env("COFFERDAM_MAX_STORAGE").filter(|text| !text.is_empty())) {
+        (None, Some(text)) => Some(
+            args::max_storage(&text.to_string_lossy())
+                .map_err(|error| Error::Configuration(format!("COFFERDAM_MAX_STORAGE: {error}")))?,
+        ),
+        (flag, _) => flag,
+    };
+    Ok(match said {
+        Some(MaxStorage::Unlimited) => None,
+        Some(MaxStorage::Bytes(bytes)) => Some(bytes),
+        None => {
+            let place = root.ancestors().find_map(|place| rustix::fs::statvfs(place).ok());
+            let size = |fs: rustix::fs::StatVfs| fs.f_blocks.saturating_mul(fs.f_frsize);
+            place.map(|fs| (size(fs) / 5 * 4).min(DEFAULT_MAX_STORAGE)).filter(|bytes| *bytes > 0)
+        }
     })
 }
 

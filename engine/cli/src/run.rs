@@ -8,11 +8,10 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use cofferdam_build::{Config, Engine, Limits, Response};
-use cofferdam_registry::{ClientConfig, HostConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::args::{Build, ProgressMode};
+use crate::args::{Build, MaxStorage, ProgressMode};
 use crate::error::{Error, exit, exit_code};
 use crate::progress::{Display, Seen};
 use crate::report::{self, Style};
@@ -24,8 +23,13 @@ use crate::root;
 const MIN_PARALLELISM: usize = 32;
 
 /// Runs the command and gives its exit code.
-pub fn run(args: &Build, root: Option<PathBuf>, style: Style) -> u8 {
-    match ready(args, root) {
+pub fn run(
+    args: &Build,
+    root: Option<PathBuf>,
+    max_storage: Option<MaxStorage>,
+    style: Style,
+) -> u8 {
+    match ready(args, root, max_storage) {
         Ok((config, prepared)) => start(args, config, prepared, style),
         Err(error) => tell_error(&error, style),
     }
@@ -43,7 +47,11 @@ fn tell(text: &str) {
 }
 
 /// Reads the command line and the machine.
-fn ready(args: &Build, root: Option<PathBuf>) -> Result<(Config, Prepared), Error> {
+fn ready(
+    args: &Build,
+    root: Option<PathBuf>,
+    max_storage: Option<MaxStorage>,
+) -> Result<(Config, Prepared), Error> {
     let env = |name: &str| -> Option<OsString> { std::env::var_os(name) };
     let surroundings = Surroundings {
         env: &env,
@@ -52,23 +60,17 @@ fn ready(args: &Build, root: Option<PathBuf>) -> Result<(Config, Prepared), Erro
     };
     let prepared = prepare(args, surroundings)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let root = root::state_directory(root, &env, rustix::process::geteuid().is_root())?;
     let config = Config {
-        root: root::state_directory(root, &env, rustix::process::geteuid().is_root())?,
-        registries: ClientConfig {
-            credentials: Arc::new(root::credentials(&env)?),
-            hosts: args.insecure_registries.iter().map(|host| (host.clone(), plain())).collect(),
-            ..ClientConfig::default()
-        },
+        max_storage: root::max_storage(max_storage, &env, &root)?,
+        root,
+        credentials: Arc::new(root::credentials(&env)?),
+        plain_http: args.insecure_registries.clone(),
         parallelism: cores.max(MIN_PARALLELISM),
         resolv_conf: root::resolv_conf(Path::new("/etc/resolv.conf"))?,
         limits: Limits::default(),
     };
     Ok((config, prepared))
-}
-
-/// A registry without TLS.
-fn plain() -> HostConfig {
-    HostConfig { http: Some(true), ..HostConfig::default() }
 }
 
 fn start(args: &Build, config: Config, prepared: Prepared, style: Style) -> u8 {

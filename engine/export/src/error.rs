@@ -28,6 +28,9 @@ pub enum Error {
     /// What an archive is written to does not take it.
     #[error("cannot write the archive: {0}")]
     Output(#[source] io::Error),
+    /// A blob that was stored for the export is gone or damaged.
+    #[error("the blob {0} is not in the store any more")]
+    NoBlob(cofferdam_types::Digest),
     /// A file of the layer or tree cannot be put where it should go.
     #[error("cannot export `/{path}`: {reason}")]
     Entry {

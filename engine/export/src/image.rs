@@ -107,7 +107,10 @@ impl BuiltImage {
     /// What the store remembers under the image's name.
     pub fn record(&self) -> ImageRecord {
         let Descriptor { digest, media_type, size, .. } = self.descriptor.clone();
-        ImageRecord { digest, media_type, size }
+        let manifests = self.manifests.iter().map(|manifest| manifest.descriptor.digest);
+        let others = self.blobs().into_iter().map(|(blob, _)| blob.digest);
+        let blobs = [digest].into_iter().chain(manifests).chain(others).collect();
+        ImageRecord { digest, media_type, size, blobs }
     }
 
     /// Whether the image has an index.
@@ -205,11 +208,12 @@ fn build_manifest(
 ) -> Result<(BuiltManifest, Option<String>)> {
     let wrong = |reason| Error::Config { platform: image.platform.to_string(), reason };
     let (mut layers, mut of_config) = (Vec::new(), Vec::new());
-    for (index, id) in image.snapshot.0.iter().enumerate() {
-        let name =
-            || format!("layer {}/{} of {}", index + 1, image.snapshot.0.len(), image.platform);
-        let blob = layer_blob(store, &*store.layer(*id)?, options, &name, progress)?;
-        let created = store.layer_created(*id)?;
+    for (index, id) in image.snapshot.layers().enumerate() {
+        let name = || {
+            format!("layer {}/{} of {}", index + 1, image.snapshot.layers().len(), image.platform)
+        };
+        let blob = layer_blob(store, &*store.layer(id)?, options, &name, progress)?;
+        let created = store.layer_created(id)?;
         of_config.push(ConfigLayer { diff_id: blob.diff_id, created });
         layers.push(BuiltLayer {
             descriptor: Descriptor::new(types.layer(&blob.media_type), blob.digest, blob.size),

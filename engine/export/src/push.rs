@@ -77,7 +77,9 @@ async fn push_manifest(
     reference: &Reference,
     descriptor: &Descriptor,
 ) -> Result<Digest> {
-    let bytes = store.read_blob(&descriptor.digest)?;
+    let bytes = store
+        .read_blob(&descriptor.digest)?
+        .ok_or_else(|| crate::Error::NoBlob(descriptor.digest))?;
     Ok(client.push_manifest(reference, &descriptor.media_type, bytes.into()).await?)
 }
 

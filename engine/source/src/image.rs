@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cofferdam_registry::{
-    Client, Descriptor, Document, ErrorKind, Manifest, RawManifest, Reference, parse_document,
-    select_manifest,
+    Client, Descriptor, Document, Manifest, RawManifest, Reference, parse_document, select_manifest,
 };
 use cofferdam_store::{BlobWriter, LayerBlob, Snapshot, Store, UnpackedLayer};
 use cofferdam_types::{Digest, Platform};
@@ -208,9 +207,9 @@ impl ImageSource {
                     return Ok(raw);
                 }
                 let descriptor = client.resolve(reference).await?;
-                match self.store.read_blob(&descriptor.digest) {
-                    Ok(bytes) => return Ok(RawManifest { descriptor, bytes: bytes.into() }),
-                    Err(_) => client.manifest(&reference.with_digest(descriptor.digest)).await?,
+                match self.store.read_blob(&descriptor.digest)? {
+                    Some(bytes) => return Ok(RawManifest { descriptor, bytes: bytes.into() }),
+                    None => client.manifest(&reference.with_digest(descriptor.digest)).await?,
                 }
             }
         };
@@ -220,7 +219,7 @@ impl ImageSource {
 
     /// A manifest that is in the store; its type is what its own JSON says.
     fn stored(&self, digest: &Digest) -> Option<RawManifest> {
-        let bytes = self.store.read_blob(digest).ok()?;
+        let bytes = self.store.read_blob(digest).ok()??;
         let json: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
         let media_type = json.get("mediaType").and_then(|text| text.as_str()).unwrap_or(
             if json.get("manifests").is_some() {
@@ -233,7 +232,7 @@ impl ImageSource {
     }
 
     async fn manifest(&self, origin: &Origin, entry: &Descriptor) -> Result<RawManifest> {
-        if let Ok(bytes) = self.store.read_blob(&entry.digest) {
+        if let Some(bytes) = self.store.read_blob(&entry.digest)? {
             return Ok(RawManifest { descriptor: entry.clone(), bytes: bytes.into() });
         }
         let raw = match origin {
@@ -247,7 +246,7 @@ impl ImageSource {
     }
 
     async fn config(&self, origin: &Origin, descriptor: &Descriptor) -> Result<Bytes> {
-        if let Ok(bytes) = self.store.read_blob(&descriptor.digest) {
+        if let Some(bytes) = self.store.read_blob(&descriptor.digest)? {
             return Ok(bytes.into());
         }
         let bytes = match origin {
@@ -270,30 +269,14 @@ impl ImageSource {
         if let Some(layer) = self.store.unpacked_layer(&diff_id)? {
             return Ok(layer);
         }
-        match self.fetch(&origin, &descriptor, diff_id, &progress).await {
-            // Bytes that were changed on the way, or are wrong at a mirror, are right next time.
-            Err(Error::Registry(error)) if error.kind() == ErrorKind::WrongContents => {
-                tracing::debug!(%error, "fetched once more");
-                self.fetch(&origin, &descriptor, diff_id, &progress).await
-            }
-            result => result,
-        }
-    }
-
-    /// Fetches and unpacks a layer at the same time.
-    async fn fetch(
-        &self,
-        origin: &Origin,
-        descriptor: &Descriptor,
-        diff_id: Digest,
-        progress: &Progress,
-    ) -> Result<UnpackedLayer> {
         let store = self.store.clone();
         let name = descriptor.digest.to_string();
         let repository = origin.repository();
         let (sender, receiver) = mpsc::channel(16);
         let blob = descriptor.clone();
         let unpacking = tokio::task::spawn_blocking(move || {
+            // Until the layer refers to its blob.
+            let _keep = store.keep();
             let writer = store.new_blob()?;
             let mut tee = Tee { receiver, chunk: Bytes::new(), writer };
             let unpacked = unpack(&store, &name, &mut tee, Some(&diff_id))?;
@@ -308,13 +291,13 @@ impl ImageSource {
                 media_type: blob.media_type,
                 origin: repository,
             };
-            store.save_layer_content(unpacked.layer.id, &diff_id)?;
-            store.save_layer_blob(unpacked.layer.id, "original", &record)?;
-            let unpacked = UnpackedLayer { layer: unpacked.layer.id, implied: unpacked.implied };
+            store.save_layer_content(unpacked.layer.id(), &diff_id)?;
+            store.save_layer_blob(unpacked.layer.id(), "original", &record)?;
+            let unpacked = UnpackedLayer { layer: unpacked.layer, implied: unpacked.implied };
             store.save_unpacked_layer(&diff_id, &unpacked)?;
             Ok::<_, Error>(unpacked)
         });
-        let feeding = feed(origin, descriptor, sender, &**progress);
+        let feeding = feed(&origin, &descriptor, sender, &*progress);
         let (fed, unpacked) = tokio::join!(feeding, unpacking);
         // A connection that breaks also ends the archive early: the cause goes first.
         fed?;
@@ -340,7 +323,7 @@ async fn feed(
     };
     match origin {
         Origin::Registry { client, reference } => {
-            let mut blob = client.blob(reference, descriptor);
+            let mut blob = client.blob(reference, descriptor)?;
             let mut listening = true;
             while let Some(chunk) = blob.try_next().await? {
                 if listening {

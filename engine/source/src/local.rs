@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use cofferdam_patterns::{Glob, Matcher, ParentMatch, has_wildcard};
-use cofferdam_store::{Attributes, Name, Node, NodeKind, Regular, Store};
+use cofferdam_store::{Attributes, Keep, Name, Node, NodeKind, Regular, Store};
 use cofferdam_types::Digest;
 
 use crate::Result;
@@ -41,6 +41,8 @@ pub struct LocalScan {
     pub files: usize,
     /// Bytes of all files.
     pub bytes: u64,
+    /// Keeps the packs with the bytes until the manifest is committed.
+    _keep: Keep,
 }
 
 /// Looks at a directory. Owners are left out: files of a client belong to root, as in BuildKit.
@@ -48,6 +50,7 @@ pub struct LocalScan {
 /// # Errors
 /// When the directory or a needed file cannot be read, or a pattern is malformed.
 pub fn scan_directory(store: &Store, directory: &Path, filter: &Filter) -> Result<LocalScan> {
+    let keep = store.keep();
     let directory = fs::canonicalize(directory).io("cannot open", directory)?;
     let mut wanted = Wanted::default();
     if filter.follow.is_empty() {
@@ -67,14 +70,14 @@ pub fn scan_directory(store: &Store, directory: &Path, filter: &Filter) -> Resul
     if let Some(children) = walk.directory(&directory, "", &wanted, &state, true)? {
         root.as_directory_mut().expect("made as a directory above").children = children;
     }
-    let mut index = store.local_index(&directory);
+    let mut index = store.local_index(&directory)?;
     let read = index.files(&walk.files)?;
     index.save()?;
     let bytes = read.iter().map(|file| file.size).sum();
     let mut read = read.into_iter();
     fill(&mut root, &mut read);
     let digest = store.hash_edits(&root)?;
-    Ok(LocalScan { root, digest, files: walk.files.len(), bytes })
+    Ok(LocalScan { root, digest, files: walk.files.len(), bytes, _keep: keep })
 }
 
 /// Puts where the bytes are into the regular files, in the order in which the walk found them.

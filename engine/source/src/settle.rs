@@ -5,7 +5,7 @@
 //! directory, the file belongs where the symlink leads. The layer as unpacked knows nothing of
 //! that, since several images can share it; where it matters, a layer of references is made.
 
-use cofferdam_store::{Directory, LayerId, Node, Snapshot, Store, Tree, UnpackedLayer};
+use cofferdam_store::{Directory, HeldLayer, Node, Snapshot, Store, Tree, UnpackedLayer};
 use cofferdam_types::{Digest, Hasher};
 
 use crate::Result;
@@ -16,18 +16,18 @@ pub(crate) fn settle(
     below: &Snapshot,
     unpacked: &UnpackedLayer,
     diff_id: &Digest,
-) -> Result<LayerId> {
-    if below.0.is_empty() || unpacked.implied.is_empty() {
-        return Ok(unpacked.layer);
+) -> Result<HeldLayer> {
+    if below.is_empty() || unpacked.implied.is_empty() {
+        return Ok(unpacked.layer.clone());
     }
     let lower = store.tree(below)?;
-    let mut root = store.layer(unpacked.layer)?.root.clone();
+    let mut root = store.layer(unpacked.layer.id())?.root.clone();
     if !adjust(&mut root, &lower, &unpacked.implied) {
-        return Ok(unpacked.layer);
+        return Ok(unpacked.layer.clone());
     }
     let mut hasher = Hasher::new();
     hasher.field("settled layer");
-    for layer in below.0.iter() {
+    for layer in below.layers() {
         hasher.field(layer.to_string());
     }
     hasher.field(diff_id.as_bytes());
@@ -35,12 +35,13 @@ pub(crate) fn settle(
     if let Some(known) = store.unpacked_layer(&key)? {
         return Ok(known.layer);
     }
-    let layer = store.commit_virtual(root)?.id;
-    if let Some(blob) = store.layer_blob(unpacked.layer, "original")? {
-        store.save_layer_blob(layer, "original", &blob)?;
+    let layer = store.commit_virtual(root)?;
+    if let Some(blob) = store.layer_blob(unpacked.layer.id(), "original")? {
+        store.save_layer_blob(layer.id(), "original", &blob)?;
     }
-    store.save_layer_content(layer, &key)?;
-    store.save_unpacked_layer(&key, &UnpackedLayer { layer, implied: Vec::new() })?;
+    store.save_layer_content(layer.id(), &key)?;
+    let settled = UnpackedLayer { layer: layer.clone(), implied: Vec::new() };
+    store.save_unpacked_layer(&key, &settled)?;
     Ok(layer)
 }
 
@@ -125,7 +126,7 @@ fn merge(into: &mut Directory, from: Directory) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cofferdam_store::{Attributes, Content, LayerBuilder, NodeKind};
+    use cofferdam_store::{Attributes, LayerBuilder, NodeKind};
 
     fn attributes(mode: u32) -> Attributes {
         Attributes { mode, ..Attributes::default() }
@@ -140,18 +141,19 @@ mod tests {
         base.put_directory(b"usr/lib", attributes(0o711)).unwrap();
         let link = NodeKind::Symlink(b"usr/lib".to_vec());
         base.put(b"lib", Node { attributes: attributes(0o777), kind: link }).unwrap();
-        let below = Snapshot::default().with(store.commit_virtual(base.finish()).unwrap().id);
+        let below = Snapshot::default().with(store.commit_virtual(base.finish()).unwrap());
 
         let mut upper = LayerBuilder::new(None);
         for path in [b"usr".as_slice(), b"lib", b"lib/deep"] {
             upper.put_directory(path, attributes(0o755)).unwrap();
         }
+        let (content, _) = store.new_pack().put(b"").unwrap();
         for path in [b"usr/a".as_slice(), b"lib/b", b"lib/deep/c"] {
-            upper.put_file(path, attributes(0o644), Content::nowhere(), 0, None).unwrap();
+            upper.put_file(path, attributes(0o644), content.clone(), 0, None).unwrap();
         }
-        let layer = store.commit_virtual(upper.finish()).unwrap().id;
+        let layer = store.commit_virtual(upper.finish()).unwrap();
         let implied = vec![b"lib".to_vec(), b"lib/deep".to_vec(), b"usr".to_vec()];
-        let unpacked = UnpackedLayer { layer, implied };
+        let unpacked = UnpackedLayer { layer: layer.clone(), implied };
         let diff_id = Digest::of("layer");
         let settled = settle(&store, &below, &unpacked, &diff_id).unwrap();
         assert_ne!(settled, layer);

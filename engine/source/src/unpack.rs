@@ -11,11 +11,12 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 
 use cofferdam_archive::{Member, MemberKind, Tar, clean_path};
 use cofferdam_store::{
-    Attributes, Content, Directory, Layer, LayerDir, Node, NodeKind, Regular, Store, set_attributes,
+    Attributes, Content, Directory, HeldLayer, LayerDir, Node, NodeKind, Regular, Store,
+    set_attributes,
 };
 use cofferdam_types::{Digest, Hasher};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, lsetxattr, makedev, mknodat};
@@ -30,7 +31,7 @@ const MAX_NAME: usize = 255;
 #[derive(Debug)]
 pub struct Unpacked {
     /// The layer.
-    pub layer: Arc<Layer>,
+    pub layer: HeldLayer,
     /// Digest of the uncompressed archive.
     pub diff_id: Digest,
     /// Directories that entries lie in and that have none of their own: what they are is up to

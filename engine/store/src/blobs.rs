@@ -5,10 +5,12 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use cofferdam_types::{Digest, Hasher};
+use rusqlite::params;
 use tempfile::NamedTempFile;
 
 use crate::error::IoContext;
-use crate::{Error, Result, Store};
+use crate::holds::Object;
+use crate::{Error, Reservation, Result, Store, db};
 
 /// Writes a blob and hashes it on the way. What is dropped without a commit leaves nothing.
 #[derive(Debug)]
@@ -16,11 +18,13 @@ pub struct BlobWriter {
     file: NamedTempFile,
     hasher: Hasher,
     size: u64,
+    room: Reservation,
     store: Store,
 }
 
 impl Write for BlobWriter {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.room.grow_to(self.size + data.len() as u64).map_err(io::Error::other)?;
         let count = self.file.write(data)?;
         self.hasher.update(&data[..count]);
         self.size += count as u64;
@@ -43,7 +47,20 @@ impl BlobWriter {
             return Err(Error::WrongDigest { expected: *expected, actual });
         }
         let target = self.store.blob_path(&actual);
+        let bytes = crate::disk_usage(self.file.path()).cast_signed();
+        let mut holds = self.store.holds().lock();
+        let mut connection = self.store.db();
+        let transaction = db::begin(&mut connection)?;
+        let number = db::next(&transaction)?;
+        transaction.execute(
+            "INSERT INTO blobs (digest, number, created, size, bytes, used)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?2)
+             ON CONFLICT (digest) DO UPDATE SET number = ?2, bytes = ?5, used = ?2",
+            params![actual.as_bytes(), number, db::now(), self.size.cast_signed(), bytes],
+        )?;
+        self.store.touch_new(&transaction, &mut holds, Object::Blob(actual))?;
         self.file.persist(&target).map_err(|error| error.error).io("cannot write", &target)?;
+        transaction.commit()?;
         Ok((actual, self.size))
     }
 }
@@ -54,9 +71,18 @@ impl Store {
         self.root().join("blobs/sha256").join(digest.hex())
     }
 
-    /// Whether the blob is there.
-    pub fn has_blob(&self, digest: &Digest) -> bool {
-        self.blob_path(digest).exists()
+    /// Whether the blob is there. It then stays for whoever has a [`crate::Keep`].
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn has_blob(&self, digest: &Digest) -> Result<bool> {
+        let blob = Object::Blob(*digest);
+        let known = self.touch(&[blob])? == [true];
+        if known && !self.is_complete(&blob) {
+            self.lose(blob)?;
+            return Ok(false);
+        }
+        Ok(known)
     }
 
     /// Starts writing a blob.
@@ -67,7 +93,8 @@ impl Store {
         let tmp = self.tmp_dir();
         let file =
             NamedTempFile::with_prefix_in("blob-", tmp).io("cannot create a file in", tmp)?;
-        Ok(BlobWriter { file, hasher: Hasher::new(), size: 0, store: self.clone() })
+        let room = self.reservation();
+        Ok(BlobWriter { file, hasher: Hasher::new(), size: 0, room, store: self.clone() })
     }
 
     /// Stores bytes that are at hand.
@@ -76,7 +103,7 @@ impl Store {
     /// When they cannot be written.
     pub fn put_blob(&self, data: &[u8]) -> Result<Digest> {
         let digest = Digest::of(data);
-        if self.has_blob(&digest) {
+        if self.has_blob(&digest)? {
             return Ok(digest);
         }
         let mut writer = self.new_blob()?;
@@ -93,12 +120,19 @@ impl Store {
         File::open(&path).io("cannot open", &path)
     }
 
-    /// Reads a small blob as a whole.
+    /// Reads a small blob as a whole; `None` if it is not there or is damaged.
     ///
     /// # Errors
-    /// When it is not there.
-    pub fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>> {
+    /// When it cannot be read.
+    pub fn read_blob(&self, digest: &Digest) -> Result<Option<Vec<u8>>> {
+        if !self.has_blob(digest)? {
+            return Ok(None);
+        }
         let path = self.blob_path(digest);
-        fs::read(&path).io("cannot read", &path)
+        match fs::read(&path) {
+            Ok(bytes) if Digest::of(&bytes) == *digest => Ok(Some(bytes)),
+            Ok(_) => self.lose(Object::Blob(*digest)).map(|()| None),
+            Err(error) => Err(error).io("cannot read", &path),
+        }
     }
 }

@@ -1,32 +1,100 @@
 //! The record database: SQLite in WAL mode, so that several processes can use it at once.
+//!
+//! What refers to what is in its tables, so that removing anything is a matter of looking up
+//! whether something else needs it. Whoever changes several rows that belong together does so in
+//! one transaction from [`begin`], which also keeps other processes from doing the same.
 
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use crate::{Error, Result};
 
 /// Changes with every incompatible change of tables or manifests.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 
 const SCHEMA: &str = "
+-- `boot`: the boot in which the directory was last used; `synced`: everything with a number up to
+-- this one is on the disk.
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+
+-- Numbers of layers and packs, and the order in which things were stored and used: clocks jump.
 CREATE TABLE sequence (next INTEGER NOT NULL);
 INSERT INTO sequence VALUES (0);
+
+-- What layers, packs and blobs take on the disk; kept by triggers.
+CREATE TABLE usage (bytes INTEGER NOT NULL);
+INSERT INTO usage VALUES (0);
+
+-- Processes that use the directory, by the number of their directory in tmp/.
+CREATE TABLE sessions (
+    number INTEGER PRIMARY KEY,
+    pid INTEGER NOT NULL,
+    started INTEGER NOT NULL
+) STRICT;
+
+-- What processes have in use: `layer N`, `pack N`, `blob DIGEST`.
+CREATE TABLE leases (
+    object TEXT NOT NULL,
+    session INTEGER NOT NULL,
+    PRIMARY KEY (object, session)
+) STRICT, WITHOUT ROWID;
+
+-- Room that processes are about to fill.
+CREATE TABLE reservations (
+    id INTEGER PRIMARY KEY,
+    session INTEGER NOT NULL,
+    bytes INTEGER NOT NULL
+) STRICT;
 
 -- Committed layers.
 CREATE TABLE layers (
     id INTEGER PRIMARY KEY,
+    number INTEGER NOT NULL,        -- when it was committed
     created INTEGER NOT NULL,       -- seconds since 1970
-    content BLOB                    -- content digest of this layer alone, where it is known
+    content BLOB,                   -- content digest of this layer alone, where it is known
+    bytes INTEGER NOT NULL,         -- on the disk
+    written INTEGER                 -- when a layer of references was written out as a directory
 ) STRICT;
+-- Where the contents of a layer's files are, besides its own directory.
+CREATE TABLE layer_contents (
+    layer INTEGER NOT NULL,
+    target INTEGER NOT NULL,
+    PRIMARY KEY (layer, target)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX layer_contents_target ON layer_contents (target);
+CREATE TABLE layer_packs (
+    layer INTEGER NOT NULL,
+    pack INTEGER NOT NULL,
+    PRIMARY KEY (layer, pack)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX layer_packs_pack ON layer_packs (pack);
+
+CREATE TABLE packs (
+    id INTEGER PRIMARY KEY,
+    number INTEGER NOT NULL,        -- when it was complete
+    bytes INTEGER NOT NULL,         -- on the disk
+    used INTEGER NOT NULL           -- when it was last used, as a number of the sequence
+) STRICT;
+
+CREATE TABLE blobs (
+    digest BLOB PRIMARY KEY,
+    number INTEGER NOT NULL,        -- when it was stored
+    created INTEGER NOT NULL,
+    size INTEGER NOT NULL,          -- its length
+    bytes INTEGER NOT NULL,         -- on the disk
+    used INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 -- Unpacked image layers, by the digest of their uncompressed tar.
 CREATE TABLE diff_ids (
     diff_id BLOB PRIMARY KEY,
     layer INTEGER NOT NULL,
-    implied TEXT NOT NULL           -- JSON: directories that lower layers decide about
+    implied TEXT NOT NULL,          -- JSON: directories that lower layers decide about
+    used INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX diff_ids_layer ON diff_ids (layer);
 
 -- Blobs that hold a layer, by how they are packed.
 CREATE TABLE layer_blobs (
@@ -39,6 +107,7 @@ CREATE TABLE layer_blobs (
     origin TEXT NOT NULL,           -- repository that the blob came from, or empty
     PRIMARY KEY (layer, compression)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX layer_blobs_digest ON layer_blobs (digest);
 
 -- SHA-256 of files of layers that a step left, computed when first asked for.
 CREATE TABLE file_digests (
@@ -48,48 +117,115 @@ CREATE TABLE file_digests (
     PRIMARY KEY (layer, path)
 ) STRICT, WITHOUT ROWID;
 
--- Results of ops. Several keys may lead to one record.
+-- Results of ops. Several keys may lead to one record. A record that was evicted stays for a
+-- while without its layers, to tell why a step runs again.
 CREATE TABLE records (
     id INTEGER PRIMARY KEY,
     identity BLOB NOT NULL UNIQUE,
-    value TEXT NOT NULL,            -- JSON
-    created INTEGER NOT NULL
+    created INTEGER NOT NULL,       -- seconds since 1970
+    last_used INTEGER NOT NULL,     -- seconds since 1970
+    used INTEGER NOT NULL,          -- the same as a number of the sequence
+    uses INTEGER NOT NULL,
+    evicted INTEGER,                -- seconds since 1970
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    about TEXT NOT NULL,            -- JSON
+    data TEXT NOT NULL
 ) STRICT;
+CREATE INDEX records_name ON records (name);
 CREATE TABLE record_keys (
     key BLOB PRIMARY KEY,
-    record INTEGER NOT NULL REFERENCES records(id)
+    record INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX record_keys_record ON record_keys (record);
+CREATE TABLE record_layers (
+    record INTEGER NOT NULL,
+    position INTEGER NOT NULL,      -- 0 is the lowest
+    layer INTEGER NOT NULL,
+    PRIMARY KEY (record, position)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX record_layers_layer ON record_layers (layer);
 
--- Images by name.
+-- Images by name, and the blobs that each is made of.
 CREATE TABLE images (
     name TEXT PRIMARY KEY,
     digest BLOB NOT NULL,
     media_type TEXT NOT NULL,
     size INTEGER NOT NULL,
-    updated INTEGER NOT NULL
+    updated INTEGER NOT NULL,
+    used INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE image_blobs (
+    name TEXT NOT NULL,
+    digest BLOB NOT NULL,
+    PRIMARY KEY (name, digest)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX image_blobs_digest ON image_blobs (digest);
 ";
 
+/// Tables whose rows take room on the disk.
+const COUNTED: [&str; 3] = ["layers", "packs", "blobs"];
+
 pub(crate) fn open(root: &Path) -> Result<Connection> {
-    let mut db = Connection::open(root.join("state.db"))?;
-    db.busy_timeout(Duration::from_secs(30))?;
-    db.pragma_update(None, "journal_mode", "WAL")?;
-    db.pragma_update(None, "synchronous", "NORMAL")?;
-    let format = |db: &Connection| db.query_row("PRAGMA user_version", [], |row| row.get(0));
-    if format(&db)? == 0i64 {
-        // Another process may be doing the same: the lock decides, then look again.
-        let transaction = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        if format(&transaction)? == 0i64 {
-            transaction.execute_batch(SCHEMA)?;
-            transaction.pragma_update(None, "user_version", FORMAT)?;
+    let path = root.join("state.db");
+    let damaged = |error: rusqlite::Error| match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            Error::Damaged { path: path.clone(), reason: error.to_string() }
         }
-        transaction.commit()?;
-    }
+        _ => error.into(),
+    };
+    let mut db = Connection::open(&path).map_err(damaged)?;
+    prepare(&mut db).map_err(damaged)?;
     let found = format(&db)?;
     if found != FORMAT {
         return Err(Error::Format { path: root.to_owned(), found, expected: FORMAT });
     }
     Ok(db)
+}
+
+fn format(db: &Connection) -> rusqlite::Result<i64> {
+    db.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+fn prepare(db: &mut Connection) -> rusqlite::Result<()> {
+    db.busy_timeout(Duration::from_secs(60))?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "NORMAL")?;
+    db.set_prepared_statement_cache_capacity(64);
+    if format(db)? != 0 {
+        return Ok(());
+    }
+    // Another process may be doing the same: the lock decides, then look again.
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if format(&transaction)? == 0 {
+        transaction.execute_batch(SCHEMA)?;
+        for table in COUNTED {
+            transaction.execute_batch(&format!(
+                "CREATE TRIGGER {table}_insert AFTER INSERT ON {table} BEGIN
+                     UPDATE usage SET bytes = bytes + NEW.bytes;
+                 END;
+                 CREATE TRIGGER {table}_update AFTER UPDATE OF bytes ON {table} BEGIN
+                     UPDATE usage SET bytes = bytes + NEW.bytes - OLD.bytes;
+                 END;
+                 CREATE TRIGGER {table}_delete AFTER DELETE ON {table} BEGIN
+                     UPDATE usage SET bytes = bytes - OLD.bytes;
+                 END;"
+            ))?;
+        }
+        transaction.pragma_update(None, "user_version", FORMAT)?;
+    }
+    transaction.commit()
+}
+
+/// Starts a transaction that changes something. Other processes wait until it has ended.
+pub(crate) fn begin(db: &mut Connection) -> Result<Transaction<'_>> {
+    Ok(db.transaction_with_behavior(TransactionBehavior::Immediate)?)
+}
+
+/// The next number; never handed out twice.
+pub(crate) fn next(db: &Connection) -> rusqlite::Result<i64> {
+    db.prepare_cached("UPDATE sequence SET next = next + 1 RETURNING next")?
+        .query_row([], |row| row.get(0))
 }
 
 /// Seconds since 1970.

@@ -5,24 +5,58 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rusqlite::params;
+use rusqlite::{Transaction, params};
 use tempfile::TempDir;
 
 use crate::error::IoContext;
+use crate::holds::Object;
+use crate::manifest::{self, References};
 use crate::materialize::set_attributes;
-use crate::{Attributes, Error, Layer, LayerId, Node, Result, Store, db};
+use crate::{
+    Attributes, Error, HeldLayer, Layer, LayerId, Node, Reservation, Result, Store, db, disk_usage,
+};
 
 /// A layer's directory while it is being filled; removed when dropped without a commit.
 #[derive(Debug)]
 pub struct LayerDir {
     id: LayerId,
     dir: TempDir,
+    room: Arc<Reservation>,
+}
+
+/// Watches how large a layer's directory becomes while somebody else fills it.
+pub struct Watch {
+    path: PathBuf,
+    room: Arc<Reservation>,
+}
+
+impl Watch {
+    /// Sees to it that there is room for what is in the directory now.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn check(&self) -> Result<()> {
+        self.room.grow_to(disk_usage(&self.path))
+    }
 }
 
 impl LayerDir {
     /// The layer that this will be.
     pub fn id(&self) -> LayerId {
         self.id
+    }
+
+    /// Sees to it that there is room for what will be in the directory.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn reserve(&self, bytes: u64) -> Result<()> {
+        self.room.grow_to(bytes)
+    }
+
+    /// For looking at the directory now and then, where there is a limit to keep.
+    pub fn watch(&self) -> Watch {
+        Watch { path: self.fs(), room: self.room.clone() }
     }
 
     /// Where the files go: an overlayfs upper directory.
@@ -52,28 +86,45 @@ impl Store {
     /// When the directory cannot be made.
     pub fn new_layer_dir(&self) -> Result<LayerDir> {
         let id = LayerId(self.next_id()?);
-        let tmp = self.tmp_dir();
-        let dir = tempfile::Builder::new()
-            .prefix(&format!("layer-{id}-"))
-            .permissions(Permissions::from_mode(0o755))
-            .tempdir_in(tmp)
-            .io("cannot create a directory in", tmp)?;
+        let dir = self.new_dir(id)?;
         for name in ["fs", "work"] {
             let path = dir.path().join(name);
             fs::create_dir(&path).io("cannot create", &path)?;
             // Whatever the umask is: this becomes the root directory that a step sees.
             fs::set_permissions(&path, Permissions::from_mode(0o755)).io("cannot chmod", &path)?;
         }
-        Ok(LayerDir { id, dir })
+        Ok(LayerDir { id, dir, room: Arc::new(self.reservation()) })
+    }
+
+    /// Starts a layer that a step will fill, with some room for what is not known yet.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or there is no room.
+    pub fn new_step_dir(&self) -> Result<LayerDir> {
+        let dir = self.new_layer_dir()?;
+        dir.reserve(self.step_room())?;
+        Ok(dir)
+    }
+
+    fn new_dir(&self, id: LayerId) -> Result<TempDir> {
+        let tmp = self.tmp_dir();
+        tempfile::Builder::new()
+            .prefix(&format!("layer-{id}-"))
+            .permissions(Permissions::from_mode(0o755))
+            .tempdir_in(tmp)
+            .io("cannot create a directory in", tmp)
     }
 
     /// Commits what is in the directory as a layer; `root` is its manifest.
     ///
     /// # Errors
-    /// When it cannot be written; then nothing of it is in the store.
-    pub fn commit_dir(&self, dir: LayerDir, root: Node) -> Result<Arc<Layer>> {
+    /// When it cannot be written or there is no room; then nothing of it is in the store.
+    pub fn commit_dir(&self, dir: LayerDir, root: Node) -> Result<HeldLayer> {
         // overlayfs leaves `work/work` (mode 000) behind, and a marker for `volatile`.
         self.scratch().discard(&dir.work());
+        if self.limit().is_some() {
+            dir.reserve(disk_usage(dir.dir.path()))?;
+        }
         self.commit(dir.id, dir.dir, root)
     }
 
@@ -81,32 +132,71 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written; then nothing of it is in the store.
-    pub fn commit_virtual(&self, root: Node) -> Result<Arc<Layer>> {
+    pub fn commit_virtual(&self, root: Node) -> Result<HeldLayer> {
         let id = LayerId(self.next_id()?);
-        let tmp = self.tmp_dir();
-        let dir = tempfile::Builder::new()
-            .prefix(&format!("layer-{id}-"))
-            .permissions(Permissions::from_mode(0o755))
-            .tempdir_in(tmp)
-            .io("cannot create a directory in", tmp)?;
+        let dir = self.new_dir(id)?;
         self.commit(id, dir, root)
     }
 
-    fn commit(&self, id: LayerId, dir: TempDir, root: Node) -> Result<Arc<Layer>> {
+    fn commit(&self, id: LayerId, dir: TempDir, root: Node) -> Result<HeldLayer> {
         let manifest = dir.path().join("manifest");
-        let bytes = postcard::to_stdvec(&root).map_err(|error| Error::Damaged {
-            path: manifest.clone(),
-            reason: error.to_string(),
-        })?;
-        fs::write(&manifest, bytes).io("cannot write", &manifest)?;
+        let bytes = manifest::encode(&root)
+            .map_err(|reason| Error::Damaged { path: manifest.clone(), reason })?;
+        fs::write(&manifest, &bytes).io("cannot write", &manifest)?;
+        let references = References::of(id, &root);
+        let on_disk = disk_usage(dir.path());
         let target = self.layer_path(id);
+
+        let mut holds = self.holds().lock();
+        let mut connection = self.db();
+        let transaction = db::begin(&mut connection)?;
+        self.insert_layer(&transaction, id, on_disk, &references)?;
+        // While the transaction lasts, nobody looks for directories that no row tells of.
         fs::rename(dir.path(), &target).io("cannot move a layer to", &target)?;
         // The directory is at its place now; nothing is left to remove.
         let _ = dir.keep();
-        self.db().execute(
-            "INSERT INTO layers (id, created) VALUES (?1, ?2)",
-            params![id.0, db::now()],
-        )?;
-        Ok(self.remember(Layer { id, root }))
+        if let Err(error) = transaction.commit() {
+            self.scratch().discard(&target);
+            return Err(error.into());
+        }
+        let held = self.hold_leased(&mut holds, id);
+        drop((connection, holds));
+        self.remember(Layer { id, root }, bytes.len());
+        self.forget_many_released()?;
+        Ok(held)
+    }
+
+    fn insert_layer(
+        &self,
+        transaction: &Transaction<'_>,
+        id: LayerId,
+        bytes: u64,
+        references: &References,
+    ) -> Result<()> {
+        let number = db::next(transaction)?;
+        transaction
+            .prepare_cached(
+                "INSERT INTO layers (id, number, created, bytes) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute(params![id.0, number, db::now(), bytes.cast_signed()])?;
+        let mut insert = transaction
+            .prepare_cached("INSERT INTO layer_contents (layer, target) VALUES (?1, ?2)")?;
+        let mut exists = transaction.prepare_cached("SELECT 1 FROM layers WHERE id = ?1")?;
+        for target in &references.layers {
+            if !exists.exists([target.0])? {
+                return Err(Error::NoLayer(*target));
+            }
+            insert.execute([id.0, target.0])?;
+        }
+        let mut insert =
+            transaction.prepare_cached("INSERT INTO layer_packs (layer, pack) VALUES (?1, ?2)")?;
+        let mut used = transaction.prepare_cached("UPDATE packs SET used = ?2 WHERE id = ?1")?;
+        for pack in &references.packs {
+            if used.execute([pack.0, number])? == 0 {
+                return Err(Error::NoPack(*pack));
+            }
+            insert.execute([id.0, pack.0])?;
+        }
+        self.lease(transaction, Object::Layer(id))
     }
 }

@@ -1,11 +1,12 @@
 //! What can go wrong in the store.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use cofferdam_types::Digest;
 
-use crate::LayerId;
+use crate::{LayerId, PackId};
 
 /// Result of a store operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -42,6 +43,23 @@ pub enum Error {
     /// A layer that a record names is not there.
     #[error("layer {0} is not in the store")]
     NoLayer(LayerId),
+    /// A pack that a layer refers to is not there.
+    #[error("pack {0} is not in the store")]
+    NoPack(PackId),
+    /// There is no room within the storage limit.
+    #[error(
+        "the storage limit of {} is reached: {} are in use, {} more are needed, and nothing else \
+         can be removed",
+        Bytes(*limit), Bytes(*used), Bytes(*needed)
+    )]
+    StorageLimit {
+        /// The limit in bytes.
+        limit: u64,
+        /// Bytes that are in use or reserved.
+        used: u64,
+        /// Bytes that were asked for.
+        needed: u64,
+    },
     /// A manifest or index does not decode.
     #[error("`{}` is damaged: {reason}", path.display())]
     Damaged {
@@ -88,6 +106,25 @@ impl Error {
                 error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
             }
             _ => false,
+        }
+    }
+}
+
+/// A number of bytes for people.
+struct Bytes(u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mut amount, mut unit) = (self.0 as f64, "B");
+        for larger in ["KiB", "MiB", "GiB", "TiB"] {
+            if amount < 1024.0 {
+                break;
+            }
+            (amount, unit) = (amount / 1024.0, larger);
+        }
+        match unit {
+            "B" => write!(f, "{} B", self.0),
+            unit => write!(f, "{amount:.1} {unit}"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What is known of the files of a local directory, so that unchanged files are not read again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::content::parallel;
 use crate::error::IoContext;
-use crate::{Content, Error, Result, Store};
+use crate::holds::Object;
+use crate::{Content, Error, PackId, Result, Store};
 
 /// How old a change must be when a file is read for the file to be known by its times. Kernels
 /// before 6.13, and some file systems, count time in ticks of up to 10 ms.
@@ -74,15 +75,34 @@ pub struct LocalIndex {
 
 impl Store {
     /// What is known of the files of `directory`, which should be absolute. An index that does
-    /// not decode counts as empty: it is only a cache.
-    pub fn local_index(&self, directory: &Path) -> LocalIndex {
+    /// not decode counts as empty: it is only a cache. The caller has a [`crate::Keep`] until
+    /// the files are part of a layer.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn local_index(&self, directory: &Path) -> Result<LocalIndex> {
         let name = Digest::of(directory.as_os_str().as_bytes()).hex();
         let path = self.root().join("local").join(name);
-        let files = fs::read(&path)
+        let mut files: HashMap<Box<[u8]>, LocalFile> = fs::read(&path)
             .ok()
             .and_then(|bytes| postcard::from_bytes(&bytes).ok())
             .unwrap_or_default();
-        LocalIndex { store: self.clone(), path, files, changed: false }
+        let packs: HashSet<PackId> = files.values().filter_map(LocalFile::pack).collect();
+        let packs: Vec<Object> = packs.into_iter().map(Object::Pack).collect();
+        let there = self.touch(&packs)?;
+        let gone: HashSet<Object> =
+            packs.into_iter().zip(there).filter(|(_, there)| !there).map(|(p, _)| p).collect();
+        files.retain(|_, file| file.pack().is_some_and(|pack| !gone.contains(&Object::Pack(pack))));
+        Ok(LocalIndex { store: self.clone(), path, files, changed: false })
+    }
+}
+
+impl LocalFile {
+    fn pack(&self) -> Option<PackId> {
+        match &self.content {
+            Content::Pack { pack, .. } => Some(*pack),
+            Content::Layer { .. } => None,
+        }
     }
 }
 

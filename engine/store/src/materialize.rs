@@ -8,13 +8,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rusqlite::params;
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, chownat, lgetxattr,
     llistxattr, lsetxattr, makedev, mknodat, utimensat,
 };
 
 use crate::error::IoContext;
-use crate::{Attributes, Content, Error, Layer, Node, NodeKind, Regular, Result, Store};
+use crate::{
+    Attributes, Content, Error, LayerId, Node, NodeKind, Regular, Reservation, Result, Store, db,
+};
 
 impl Store {
     /// The directory with the files of a layer, in overlayfs's form; written out first if the
@@ -22,31 +25,49 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn layer_dir(&self, layer: &Layer) -> Result<PathBuf> {
-        let target = self.layer_path(layer.id).join("fs");
+    pub fn layer_dir(&self, id: LayerId) -> Result<PathBuf> {
+        let target = self.layer_path(id).join("fs");
         if target.exists() {
             return Ok(target);
         }
+        let layer = self.layer(id)?;
         let tmp = self.tmp_dir();
         let dir = tempfile::Builder::new()
-            .prefix(&format!("fs-{}-", layer.id))
+            .prefix(&format!("fs-{id}-"))
             .tempdir_in(tmp)
             .io("cannot create a directory in", tmp)?;
         let root = dir.path().join("fs");
-        let mut writer = Writer { store: self, links: HashMap::new() };
+        let room = self.reservation();
+        let mut writer = Writer { store: self, links: HashMap::new(), room: &room, copied: 0 };
         writer.write(&root, &layer.root)?;
-        match fs::rename(&root, &target) {
+        match self.commit_written(id, &root, &target) {
             Ok(()) => Ok(target),
             // Another thread or process was faster; both wrote the same.
             Err(_) if target.exists() => Ok(target),
-            Err(error) => Err(error).io("cannot move a layer to", &target),
+            Err(error) => Err(error),
         }
+    }
+
+    fn commit_written(&self, id: LayerId, from: &Path, to: &Path) -> Result<()> {
+        let bytes = crate::disk_usage(from).cast_signed();
+        let mut connection = self.db();
+        let transaction = db::begin(&mut connection)?;
+        let number = db::next(&transaction)?;
+        transaction.execute(
+            "UPDATE layers SET bytes = bytes + ?2, written = ?3 WHERE id = ?1",
+            params![id.0, bytes, number],
+        )?;
+        fs::rename(from, to).io("cannot move a layer to", to)?;
+        Ok(transaction.commit()?)
     }
 }
 
 struct Writer<'a> {
     store: &'a Store,
     links: HashMap<u64, PathBuf>,
+    room: &'a Reservation,
+    /// Bytes that were copied, or are about to be.
+    copied: u64,
 }
 
 impl Writer<'_> {
@@ -115,7 +136,9 @@ impl Writer<'_> {
         Ok(same && metadata.nlink() == 1 && fs::hard_link(&source, path).is_ok())
     }
 
-    fn copy(&self, path: &Path, regular: &Regular) -> Result<()> {
+    fn copy(&mut self, path: &Path, regular: &Regular) -> Result<()> {
+        self.copied += regular.size;
+        self.room.grow_to(self.copied)?;
         let mut source = self.store.open_content(regular)?;
         let target = File::create_new(path).io("cannot create", path)?;
         let (file, mut offset) = source.file();

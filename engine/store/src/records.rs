@@ -1,24 +1,64 @@
 //! What survives a restart: results of ops, unpacked image layers, images by name.
 
+use std::time::Duration;
+
 use cofferdam_types::Digest;
 use rusqlite::{OptionalExtension, Row, params};
+use serde::{Deserialize, Serialize};
 
-use crate::{LayerId, Result, Store, db};
+use crate::removal::Removal;
+use crate::{HeldLayer, LayerId, Result, Snapshot, Store, db};
 
 /// A cache record: what an op made, and what it is known as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// Content digest of the result where that is cheap, else the key it was first stored under.
     pub identity: Digest,
-    /// The result, as its owner serialised it.
-    pub value: String,
+    /// The result.
+    pub snapshot: Snapshot,
+    /// Where it comes from.
+    pub about: About,
+    /// What its owner keeps with it.
+    pub data: String,
+}
+
+/// Where a record comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// What kind of thing it is, as in BuildKit: `regular`, `source.local`, `internal`, ….
+    #[serde(skip)]
+    pub kind: String,
+    /// What people call the step.
+    #[serde(skip)]
+    pub name: String,
+    /// Which of the step's results it is.
+    pub output: u32,
+    /// Digest of the step's own key.
+    pub op: Option<Digest>,
+    /// What went into that key, by name.
+    pub leaves: Vec<(String, String)>,
+    /// What each input contributed.
+    pub inputs: Vec<Digest>,
+    /// How long it took to make.
+    pub took: Option<Duration>,
+}
+
+/// A record that is or was there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// Where it comes from.
+    pub about: About,
+    /// When it was made, in seconds since 1970.
+    pub created: i64,
+    /// When it was evicted, in seconds since 1970; `None` while it is there.
+    pub evicted: Option<i64>,
 }
 
 /// What an image layer was unpacked to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnpackedLayer {
     /// The layer.
-    pub layer: LayerId,
+    pub layer: HeldLayer,
     /// Directories that entries lie in and that have no entry of their own: what they are is up
     /// to the layers below.
     pub implied: Vec<Vec<u8>>,
@@ -48,10 +88,19 @@ pub struct ImageRecord {
     pub media_type: String,
     /// Bytes of the manifest or index.
     pub size: u64,
+    /// All blobs that it is made of, the manifest or index among them.
+    pub blobs: Vec<Digest>,
 }
 
 fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
     row.get(column).map(Digest::from_bytes)
+}
+
+/// The columns that make [`About`].
+fn about(row: &Row<'_>, kind: usize) -> rusqlite::Result<About> {
+    // What another version wrote is only not as well explained.
+    let about: About = serde_json::from_str(&row.get::<_, String>(kind + 2)?).unwrap_or_default();
+    Ok(About { kind: row.get(kind)?, name: row.get(kind + 1)?, ..about })
 }
 
 impl Store {
@@ -60,12 +109,7 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub fn record(&self, key: &Digest) -> Result<Option<Record>> {
-        let db = self.db();
-        let mut query = db.prepare_cached(
-            "SELECT identity, value FROM records JOIN record_keys ON record = id WHERE key = ?1",
-        )?;
-        let row = |row: &Row<'_>| Ok(Record { identity: digest(row, 0)?, value: row.get(1)? });
-        Ok(query.query_row([key.as_bytes()], row).optional()?)
+        self.find("SELECT record FROM record_keys WHERE key = ?1", key)
     }
 
     /// Looks a result up by its identity.
@@ -73,11 +117,44 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub fn record_by_identity(&self, identity: &Digest) -> Result<Option<Record>> {
-        let db = self.db();
-        let mut query =
-            db.prepare_cached("SELECT identity, value FROM records WHERE identity = ?1")?;
-        let row = |row: &Row<'_>| Ok(Record { identity: digest(row, 0)?, value: row.get(1)? });
-        Ok(query.query_row([identity.as_bytes()], row).optional()?)
+        self.find("SELECT id FROM records WHERE identity = ?1", identity)
+    }
+
+    /// Finds a record, notes that it is used, and holds its layers: all at once, so that nobody
+    /// removes it in between.
+    fn find(&self, sql: &str, digest: &Digest) -> Result<Option<Record>> {
+        let mut holds = self.holds().lock();
+        let mut connection = self.db();
+        // A miss, which is most common in a new build, needs to write nothing.
+        let found = |connection: &rusqlite::Connection| {
+            let mut query = connection.prepare_cached(sql)?;
+            query.query_row([digest.as_bytes()], |row| row.get::<_, i64>(0)).optional()
+        };
+        if found(&connection)?.is_none() {
+            return Ok(None);
+        }
+        let transaction = db::begin(&mut connection)?;
+        let Some(id) = found(&transaction)? else { return Ok(None) };
+        let row = transaction
+            .prepare_cached(
+                "UPDATE records SET used = ?2, last_used = ?3, uses = uses + 1
+                 WHERE id = ?1 AND evicted IS NULL
+                 RETURNING identity, data, kind, name, about",
+            )?
+            .query_row(params![id, db::next(&transaction)?, db::now()], |row| {
+                Ok((self::digest(row, 0)?, row.get::<_, String>(1)?, about(row, 2)?))
+            })
+            .optional()?;
+        let Some((identity, data, about)) = row else { return Ok(None) };
+        let layers = layers_of(&transaction, id)?;
+        if let Err(missing) = self.lease_layers(&transaction, &holds, &layers)? {
+            drop(transaction);
+            drop((connection, holds));
+            return self.lose(missing).map(|()| None);
+        }
+        transaction.commit()?;
+        let snapshot = self.held(&mut holds, &layers);
+        Ok(Some(Record { identity, snapshot, about, data }))
     }
 
     /// Stores a result under its keys. A result with the same identity is replaced, and all keys
@@ -86,20 +163,55 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub fn save_record(&self, keys: &[Digest], record: &Record) -> Result<()> {
-        let mut db = self.db();
-        let transaction = db.transaction()?;
-        let id: i64 = transaction.query_row(
-            "INSERT INTO records (identity, value, created) VALUES (?1, ?2, ?3)
-             ON CONFLICT (identity) DO UPDATE SET value = ?2, created = ?3 RETURNING id",
-            params![record.identity.as_bytes(), record.value, db::now()],
-            |row| row.get(0),
-        )?;
-        for key in keys {
-            transaction.execute(
-                "INSERT INTO record_keys (key, record) VALUES (?1, ?2)
-                 ON CONFLICT (key) DO UPDATE SET record = ?2",
-                params![key.as_bytes(), id],
+        let about = serde_json::to_string(&record.about).expect("strings and numbers are JSON");
+        let mut connection = self.db();
+        let transaction = db::begin(&mut connection)?;
+        let id: i64 = transaction
+            .prepare_cached(
+                "INSERT INTO records
+                     (identity, created, last_used, used, uses, kind, name, about, data)
+                 VALUES (?1, ?2, ?2, ?3, 0, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (identity) DO UPDATE SET created = ?2, last_used = ?2, used = ?3,
+                     evicted = NULL, kind = ?4, name = ?5, about = ?6, data = ?7
+                 RETURNING id",
+            )?
+            .query_row(
+                params![
+                    record.identity.as_bytes(),
+                    db::now(),
+                    db::next(&transaction)?,
+                    record.about.kind,
+                    record.about.name,
+                    about,
+                    record.data
+                ],
+                |row| row.get(0),
             )?;
+        transaction.prepare_cached("DELETE FROM record_layers WHERE record = ?1")?.execute([id])?;
+        let mut insert = transaction.prepare_cached(
+            "INSERT INTO record_layers (record, position, layer) VALUES (?1, ?2, ?3)",
+        )?;
+        for (position, layer) in (0i64..).zip(record.snapshot.layers()) {
+            insert.execute([id, position, layer.0])?;
+        }
+        drop(insert);
+        add_keys(&transaction, keys, id)?;
+        Ok(transaction.commit()?)
+    }
+
+    /// Has one more key lead to the record with this identity, if it is there.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn alias_record(&self, key: &Digest, identity: &Digest) -> Result<()> {
+        let mut connection = self.db();
+        let transaction = db::begin(&mut connection)?;
+        let id = transaction
+            .prepare_cached("SELECT id FROM records WHERE identity = ?1")?
+            .query_row([identity.as_bytes()], |row| row.get(0))
+            .optional()?;
+        if let Some(id) = id {
+            add_keys(&transaction, &[*key], id)?;
         }
         Ok(transaction.commit()?)
     }
@@ -109,14 +221,73 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub fn remove_record(&self, identity: &Digest) -> Result<()> {
-        let mut db = self.db();
-        let transaction = db.transaction()?;
-        transaction.execute(
-            "DELETE FROM record_keys WHERE record IN (SELECT id FROM records WHERE identity = ?1)",
-            [identity.as_bytes()],
+        let mut connection = self.db();
+        let transaction = db::begin(&mut connection)?;
+        let mut removal = Removal::new(self, &transaction);
+        let id = transaction
+            .query_row(
+                "SELECT id FROM records WHERE identity = ?1 AND evicted IS NULL",
+                [identity.as_bytes()],
+                |row| row.get(0),
+            )
+            .optional()?;
+        if let Some(id) = id {
+            removal.record(id)?;
+        }
+        let gone = removal.finish();
+        transaction.commit()?;
+        drop(connection);
+        gone.remove_files(self);
+        Ok(())
+    }
+
+    /// The records of a kind, the newest first, with when each was made (seconds since 1970).
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn records_of_kind(&self, kind: &str) -> Result<Vec<(i64, Record)>> {
+        let identities: Vec<(i64, Digest)> = {
+            let db = self.db();
+            let mut query = db.prepare(
+                "SELECT created, identity FROM records WHERE kind = ?1 AND evicted IS NULL
+                 ORDER BY id DESC",
+            )?;
+            let rows = query.query_map([kind], |row| Ok((row.get(0)?, digest(row, 1)?)))?;
+            rows.collect::<rusqlite::Result<_>>()?
+        };
+        let mut records = Vec::new();
+        for (created, identity) in identities {
+            records.extend(self.record_by_identity(&identity)?.map(|record| (created, record)));
+        }
+        Ok(records)
+    }
+
+    /// What is remembered of the result that a key led to, also if it was evicted.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn remembered(&self, key: &Digest) -> Result<Option<Remembered>> {
+        let db = self.db();
+        let mut query = db.prepare_cached(
+            "SELECT created, evicted, kind, name, about FROM records
+             JOIN record_keys ON record = id WHERE key = ?1",
         )?;
-        transaction.execute("DELETE FROM records WHERE identity = ?1", [identity.as_bytes()])?;
-        Ok(transaction.commit()?)
+        Ok(query.query_row([key.as_bytes()], remembered).optional()?)
+    }
+
+    /// What is remembered of results of steps with this name, the latest used first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn similar(&self, name: &str, limit: usize) -> Result<Vec<Remembered>> {
+        let db = self.db();
+        let mut query = db.prepare_cached(
+            "SELECT created, evicted, kind, name, about FROM records
+             WHERE name = ?1 ORDER BY used DESC LIMIT ?2",
+        )?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = query.query_map(params![name, limit], remembered)?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
     /// The layer that an image layer was unpacked to, if it still is there.
@@ -124,17 +295,26 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub fn unpacked_layer(&self, diff_id: &Digest) -> Result<Option<UnpackedLayer>> {
-        let layer = self
-            .db()
-            .query_row(
-                "SELECT layer, implied FROM diff_ids WHERE diff_id = ?1",
-                [diff_id.as_bytes()],
-                |row| Ok((row.get(0).map(LayerId)?, row.get::<_, String>(1)?)),
-            )
+        let mut holds = self.holds().lock();
+        let mut connection = self.db();
+        let transaction = db::begin(&mut connection)?;
+        let found = transaction
+            .prepare_cached(
+                "UPDATE diff_ids SET used = ?2 WHERE diff_id = ?1 RETURNING layer, implied",
+            )?
+            .query_row(params![diff_id.as_bytes(), db::next(&transaction)?], |row| {
+                Ok((row.get(0).map(LayerId)?, row.get::<_, String>(1)?))
+            })
             .optional()?;
-        Ok(layer.filter(|(id, _)| self.layer_path(*id).exists()).and_then(|(layer, implied)| {
-            Some(UnpackedLayer { layer, implied: serde_json::from_str(&implied).ok()? })
-        }))
+        let Some((id, implied)) = found else { return Ok(None) };
+        let Ok(implied) = serde_json::from_str(&implied) else { return Ok(None) };
+        if let Err(missing) = self.lease_layers(&transaction, &holds, &[id])? {
+            drop(transaction);
+            drop((connection, holds));
+            return self.lose(missing).map(|()| None);
+        }
+        transaction.commit()?;
+        Ok(Some(UnpackedLayer { layer: self.hold_leased(&mut holds, id), implied }))
     }
 
     /// Remembers what an image layer was unpacked to.
@@ -143,11 +323,15 @@ impl Store {
     /// When the database fails.
     pub fn save_unpacked_layer(&self, diff_id: &Digest, unpacked: &UnpackedLayer) -> Result<()> {
         let implied = serde_json::to_string(&unpacked.implied).expect("lists of numbers are JSON");
-        self.db().execute(
-            "INSERT OR REPLACE INTO diff_ids (diff_id, layer, implied) VALUES (?1, ?2, ?3)",
-            params![diff_id.as_bytes(), unpacked.layer.0, implied],
+        let mut connection = self.db();
+        let transaction = db::begin(&mut connection)?;
+        let used = db::next(&transaction)?;
+        transaction.execute(
+            "INSERT OR REPLACE INTO diff_ids (diff_id, layer, implied, used)
+             VALUES (?1, ?2, ?3, ?4)",
+            params![diff_id.as_bytes(), unpacked.layer.id().0, implied, used],
         )?;
-        Ok(())
+        Ok(transaction.commit()?)
     }
 
     /// The blob that holds a layer, compressed like this (`gzip`, `zstd`, `uncompressed`, or
@@ -156,7 +340,7 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub fn layer_blob(&self, layer: LayerId, compression: &str) -> Result<Option<LayerBlob>> {
-        Ok(self
+        let blob = self
             .db()
             .query_row(
                 "SELECT diff_id, digest, size, media_type, origin FROM layer_blobs
@@ -172,8 +356,11 @@ impl Store {
                     })
                 },
             )
-            .optional()?
-            .filter(|blob| self.has_blob(&blob.digest)))
+            .optional()?;
+        match blob {
+            Some(blob) if self.has_blob(&blob.digest)? => Ok(Some(blob)),
+            _ => Ok(None),
+        }
     }
 
     /// Remembers a blob that holds a layer.
@@ -263,38 +450,81 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub fn image(&self, name: &str) -> Result<Option<ImageRecord>> {
-        Ok(self
-            .db()
+        let mut connection = self.db();
+        let transaction = db::begin(&mut connection)?;
+        let row = transaction
             .query_row(
-                "SELECT digest, media_type, size FROM images WHERE name = ?1",
-                [name],
-                |row| {
-                    Ok(ImageRecord {
-                        digest: digest(row, 0)?,
-                        media_type: row.get(1)?,
-                        size: row.get::<_, i64>(2)?.cast_unsigned(),
-                    })
-                },
+                "UPDATE images SET used = ?2 WHERE name = ?1 RETURNING digest, media_type, size",
+                params![name, db::next(&transaction)?],
+                |row| Ok((digest(row, 0)?, row.get(1)?, row.get::<_, i64>(2)?.cast_unsigned())),
             )
-            .optional()?)
+            .optional()?;
+        let Some((digest, media_type, size)) = row else { return Ok(None) };
+        let mut query = transaction
+            .prepare("SELECT digest FROM image_blobs WHERE name = ?1 ORDER BY digest")?;
+        let blobs = query
+            .query_map([name], |row| self::digest(row, 0))?
+            .collect::<rusqlite::Result<_>>()?;
+        drop(query);
+        transaction.commit()?;
+        Ok(Some(ImageRecord { digest, media_type, size, blobs }))
     }
 
-    /// Names an image.
+    /// Names an image, whose blobs are all in the store.
     ///
     /// # Errors
     /// When the database fails.
     pub fn save_image(&self, name: &str, image: &ImageRecord) -> Result<()> {
-        self.db().execute(
-            "INSERT OR REPLACE INTO images (name, digest, media_type, size, updated)
-             VALUES (?1, ?2, ?3, ?4, ?5)",
+        let mut connection = self.db();
+        let transaction = db::begin(&mut connection)?;
+        let used = db::next(&transaction)?;
+        let mut removal = Removal::new(self, &transaction);
+        removal.image(name)?;
+        transaction.execute(
+            "INSERT INTO images (name, digest, media_type, size, updated, used)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             params![
                 name,
                 image.digest.as_bytes(),
                 image.media_type,
                 image.size.cast_signed(),
-                db::now()
+                db::now(),
+                used
             ],
         )?;
+        let mut insert = transaction
+            .prepare("INSERT OR IGNORE INTO image_blobs (name, digest) VALUES (?1, ?2)")?;
+        for blob in &image.blobs {
+            insert.execute(params![name, blob.as_bytes()])?;
+        }
+        drop(insert);
+        // What the name meant before may have been removed, unless it is held or means it again.
+        let gone = removal.finish();
+        transaction.commit()?;
+        drop(connection);
+        gone.remove_files(self);
         Ok(())
     }
+}
+
+fn layers_of(connection: &rusqlite::Connection, record: i64) -> Result<Vec<LayerId>> {
+    let mut query = connection
+        .prepare_cached("SELECT layer FROM record_layers WHERE record = ?1 ORDER BY position")?;
+    let layers = query.query_map([record], |row| row.get(0).map(LayerId))?;
+    Ok(layers.collect::<rusqlite::Result<_>>()?)
+}
+
+fn add_keys(connection: &rusqlite::Connection, keys: &[Digest], record: i64) -> Result<()> {
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO record_keys (key, record) VALUES (?1, ?2)
+         ON CONFLICT (key) DO UPDATE SET record = ?2",
+    )?;
+    for key in keys {
+        insert.execute(params![key.as_bytes(), record])?;
+    }
+    Ok(())
+}
+
+fn remembered(row: &Row<'_>) -> rusqlite::Result<Remembered> {
+    Ok(Remembered { created: row.get(0)?, evicted: row.get(1)?, about: about(row, 2)? })
 }

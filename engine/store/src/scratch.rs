@@ -22,6 +22,8 @@ const LOCK: &str = "lock";
 /// The directory of this process.
 pub(crate) struct Scratch {
     path: PathBuf,
+    /// Tells this process from all others that use the state directory now.
+    number: i64,
     _lock: File,
     janitor: Mutex<mpsc::Sender<PathBuf>>,
     /// Makes names that no process used before.
@@ -59,6 +61,7 @@ impl Scratch {
             .map_or(0, |age| age.as_nanos());
         Ok(Self {
             path,
+            number,
             _lock: lock,
             janitor: Mutex::new(janitor),
             prefix: format!("{started:x}"),
@@ -70,6 +73,21 @@ impl Scratch {
         &self.path
     }
 
+    pub(crate) fn number(&self) -> i64 {
+        self.number
+    }
+
+    /// Whether a process has the directory with this number.
+    pub(crate) fn is_alive(&self, number: i64) -> bool {
+        if number == self.number {
+            return true;
+        }
+        let lock = self.path.with_file_name(format!("session-{number}")).join(LOCK);
+        // Not there, or not ours to read: nobody has it locked that we have to take notice of.
+        let Ok(lock) = File::open(lock) else { return false };
+        flock(&lock, FlockOperation::NonBlockingLockShared).is_err()
+    }
+
     /// A path in the directory that nothing has.
     pub(crate) fn fresh(&self, kind: &str) -> PathBuf {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -78,20 +96,27 @@ impl Scratch {
 
     /// Has a path removed, soon: it is moved out of the way at once.
     pub(crate) fn discard(&self, path: &Path) {
+        if let Some(aside) = self.set_aside(path) {
+            let janitor = self.janitor.lock().unwrap_or_else(PoisonError::into_inner);
+            // Without a janitor, the next process removes it.
+            let _ = janitor.send(aside);
+        }
+    }
+
+    /// Moves a path out of the way and tells where to; `None` if it was not there.
+    pub(crate) fn set_aside(&self, path: &Path) -> Option<PathBuf> {
         let aside = self.fresh("removed");
         match fs::rename(path, &aside) {
-            Ok(()) => {
-                let janitor = self.janitor.lock().unwrap_or_else(PoisonError::into_inner);
-                // Without a janitor, the next process removes it.
-                let _ = janitor.send(aside);
-            }
+            Ok(()) => return Some(aside),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => tracing::warn!("cannot move `{}`: {error}", path.display()),
         }
+        None
     }
 }
 
-fn remove(path: &Path) {
+/// Removes a path with all below it.
+pub(crate) fn remove(path: &Path) {
     let result = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),

@@ -5,16 +5,20 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 
+use crate::claims::ClaimFile;
 use crate::error::IoContext;
+use crate::holds::{Holds, Object};
 use crate::scratch::Scratch;
 use crate::{
-    Content, Error, Layer, LayerId, Node, OpenFile, PackId, Regular, Result, Snapshot, Tree, db,
+    Content, Error, Layer, LayerId, OpenFile, PackId, Regular, Result, Snapshot, Tree, db, manifest,
 };
 
 /// Packs that are kept open for reading.
 const OPEN_PACKS: usize = 64;
+/// Bytes of manifests that are kept in memory, as they are on the disk.
+const LOADED_BYTES: usize = 8 << 20;
 
 /// A state directory. Cloning is cheap; clones share everything.
 ///
@@ -34,10 +38,34 @@ pub struct Store {
 
 struct Inner {
     root: PathBuf,
+    /// The most that the directory may take on the disk.
+    limit: Option<u64>,
     scratch: Scratch,
+    holds: Arc<Holds>,
+    claims: ClaimFile,
     db: Mutex<Connection>,
-    layers: Mutex<HashMap<LayerId, Arc<Layer>>>,
+    layers: Mutex<Loaded>,
     packs: Mutex<HashMap<PackId, Arc<File>>>,
+}
+
+/// Manifests in memory.
+#[derive(Default)]
+struct Loaded {
+    layers: HashMap<LayerId, (Arc<Layer>, usize)>,
+    bytes: usize,
+}
+
+impl Loaded {
+    fn add(&mut self, layer: Arc<Layer>, bytes: usize) {
+        if self.bytes + bytes > LOADED_BYTES {
+            // What somebody works with costs nothing to keep.
+            self.layers.retain(|_, (layer, _)| Arc::strong_count(layer) > 1);
+            self.bytes = self.layers.values().map(|(_, bytes)| bytes).sum();
+        }
+        if self.layers.insert(layer.id, (layer, bytes)).is_none() {
+            self.bytes += bytes;
+        }
+    }
 }
 
 impl Store {
@@ -45,23 +73,57 @@ impl Store {
     /// uncommitted is removed.
     ///
     /// # Errors
-    /// When the directory cannot be written or was made by a newer version.
+    /// When the directory cannot be written, is damaged, or was made by another version.
     pub fn open(root: &Path) -> Result<Self> {
+        Self::open_with_limit(root, None)
+    }
+
+    /// Opens a state directory of which this process sees to it that it does not take more than
+    /// `limit` bytes on the disk.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_with_limit(root: &Path, limit: Option<u64>) -> Result<Self> {
         for name in ["layers", "packs", "blobs/sha256", "local", "compiled", "tmp"] {
             let path = root.join(name);
             fs::create_dir_all(&path).io("cannot create", &path)?;
         }
         let scratch = Scratch::open(&root.join("tmp"))?;
         let db = db::open(root)?;
-        Ok(Self {
+        let store = Self {
             inner: Arc::new(Inner {
                 root: root.to_owned(),
+                limit,
                 scratch,
+                holds: Arc::default(),
+                claims: ClaimFile::open(&root.join("tmp/claims"))?,
                 db: Mutex::new(db),
                 layers: Mutex::default(),
                 packs: Mutex::default(),
             }),
-        })
+        };
+        store.begin_session()?;
+        Ok(store)
+    }
+
+    /// Enters this process into the database, and mends what a power loss left.
+    fn begin_session(&self) -> Result<()> {
+        let number = self.session();
+        let mut connection = self.db();
+        let transaction = db::begin(&mut connection)?;
+        // Whoever had the number before is gone.
+        for table in ["leases", "reservations"] {
+            transaction.execute(&format!("DELETE FROM {table} WHERE session = ?1"), [number])?;
+        }
+        transaction.execute(
+            "INSERT OR REPLACE INTO sessions (number, pid, started) VALUES (?1, ?2, ?3)",
+            params![number, std::process::id(), db::now()],
+        )?;
+        let left = self.recover(&transaction)?;
+        transaction.commit()?;
+        drop(connection);
+        left.iter().for_each(|path| self.scratch().discard(path));
+        Ok(())
     }
 
     /// The state directory.
@@ -72,6 +134,24 @@ impl Store {
     /// Where compiled components are kept.
     pub fn compiled_dir(&self) -> PathBuf {
         self.inner.root.join("compiled")
+    }
+
+    /// The most that the directory may take on the disk, in bytes.
+    pub fn limit(&self) -> Option<u64> {
+        self.inner.limit
+    }
+
+    pub(crate) fn holds(&self) -> &Arc<Holds> {
+        &self.inner.holds
+    }
+
+    pub(crate) fn claims(&self) -> &ClaimFile {
+        &self.inner.claims
+    }
+
+    /// The number of this process among those that use the directory.
+    pub(crate) fn session(&self) -> i64 {
+        self.inner.scratch.number()
     }
 
     pub(crate) fn scratch(&self) -> &Scratch {
@@ -95,11 +175,7 @@ impl Store {
 
     /// The next number for a layer or pack; never handed out twice.
     pub(crate) fn next_id(&self) -> Result<i64> {
-        Ok(self.db().query_row(
-            "UPDATE sequence SET next = next + 1 RETURNING next",
-            [],
-            |row| row.get(0),
-        )?)
+        Ok(db::next(&self.db())?)
     }
 
     pub(crate) fn layer_path(&self, id: LayerId) -> PathBuf {
@@ -115,7 +191,7 @@ impl Store {
     /// # Errors
     /// When the layer is not there or its manifest is damaged.
     pub fn layer(&self, id: LayerId) -> Result<Arc<Layer>> {
-        if let Some(layer) = self.loaded().get(&id) {
+        if let Some((layer, _)) = self.loaded().layers.get(&id) {
             return Ok(layer.clone());
         }
         let path = self.layer_path(id).join("manifest");
@@ -126,29 +202,33 @@ impl Store {
             }
             Err(error) => return Err(error).io("cannot read", &path),
         };
-        let root: Node = postcard::from_bytes(&bytes)
-            .map_err(|error| Error::Damaged { path, reason: error.to_string() })?;
-        Ok(self.remember(Layer { id, root }))
+        let root = match manifest::decode(&bytes) {
+            Ok(root) => root,
+            Err(reason) => {
+                self.lose(Object::Layer(id))?;
+                return Err(Error::Damaged { path, reason });
+            }
+        };
+        Ok(self.remember(Layer { id, root }, bytes.len()))
     }
 
-    pub(crate) fn remember(&self, layer: Layer) -> Arc<Layer> {
-        self.loaded().entry(layer.id).or_insert_with(|| Arc::new(layer)).clone()
+    pub(crate) fn remember(&self, layer: Layer, bytes: usize) -> Arc<Layer> {
+        let layer = Arc::new(layer);
+        self.loaded().add(layer.clone(), bytes);
+        layer
     }
 
-    fn loaded(&self) -> MutexGuard<'_, HashMap<LayerId, Arc<Layer>>> {
+    /// Forgets what is in memory of a layer or pack that is removed.
+    pub(crate) fn forget(&self, object: Object) {
+        match object {
+            Object::Layer(id) => drop(self.loaded().layers.remove(&id)),
+            Object::Pack(id) => drop(self.open_packs().remove(&id)),
+            Object::Blob(_) => {}
+        }
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, Loaded> {
         self.inner.layers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// Whether every layer of a chain is there.
-    pub fn contains(&self, snapshot: &Snapshot) -> bool {
-        snapshot.0.iter().all(|id| {
-            // An empty manifest is one that did not reach the disk before a power loss.
-            let written = || {
-                let manifest = fs::metadata(self.layer_path(*id).join("manifest"));
-                manifest.is_ok_and(|metadata| metadata.len() > 0)
-            };
-            self.loaded().contains_key(id) || written()
-        })
     }
 
     /// The union of a chain of layers.
@@ -156,8 +236,8 @@ impl Store {
     /// # Errors
     /// When a layer is not there.
     pub fn tree(&self, snapshot: &Snapshot) -> Result<Tree> {
-        let layers = snapshot.0.iter().map(|id| self.layer(*id)).collect::<Result<_>>()?;
-        Ok(Tree::new(self.clone(), layers))
+        let layers = snapshot.layers().map(|id| self.layer(id)).collect::<Result<_>>()?;
+        Ok(Tree::new(self.clone(), layers, snapshot.clone()))
     }
 
     /// Opens the bytes of a regular file.
@@ -185,7 +265,7 @@ impl Store {
     }
 
     fn pack_file(&self, pack: PackId) -> Result<Arc<File>> {
-        let mut packs = self.inner.packs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut packs = self.open_packs();
         if let Some(file) = packs.get(&pack) {
             return Ok(file.clone());
         }
@@ -196,5 +276,9 @@ impl Store {
         }
         packs.insert(pack, file.clone());
         Ok(file)
+    }
+
+    fn open_packs(&self) -> MutexGuard<'_, HashMap<PackId, Arc<File>>> {
+        self.inner.packs.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

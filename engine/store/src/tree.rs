@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crate::node::components;
-use crate::{Attributes, Error, Layer, Name, Node, NodeKind, Regular, Result, Store};
+use crate::{Attributes, Error, Layer, Name, Node, NodeKind, Regular, Result, Snapshot, Store};
 
 /// How many symlinks a path may lead through.
 const MAX_LINKS: u32 = 255;
@@ -20,6 +20,8 @@ const MAX_LINKS: u32 = 255;
 pub struct Tree {
     store: Store,
     layers: Vec<Arc<Layer>>,
+    /// Keeps the layers in the store.
+    _snapshot: Snapshot,
 }
 
 /// What a tree has at a path: the topmost node and, for a directory, what merges below it.
@@ -38,8 +40,8 @@ pub struct Child<'a> {
 }
 
 impl Tree {
-    pub(crate) fn new(store: Store, layers: Vec<Arc<Layer>>) -> Self {
-        Self { store, layers }
+    pub(crate) fn new(store: Store, layers: Vec<Arc<Layer>>, snapshot: Snapshot) -> Self {
+        Self { store, layers, _snapshot: snapshot }
     }
 
     /// The store that the layers are in.

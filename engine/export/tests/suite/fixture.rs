@@ -40,10 +40,10 @@ impl Fixture {
 
     /// A layer on top of `base`; gives the chain with it.
     pub fn layer(&self, base: &Snapshot, edit: impl FnOnce(&mut Edit<'_>)) -> Snapshot {
-        let tree = (!base.0.is_empty()).then(|| self.tree(base));
+        let tree = (!base.is_empty()).then(|| self.tree(base));
         let mut builder = LayerBuilder::new(tree);
         edit(&mut Edit { store: &self.store, builder: &mut builder });
-        base.with(self.store.commit_virtual(builder.finish()).expect("written").id)
+        base.with(self.store.commit_virtual(builder.finish()).expect("written"))
     }
 
     pub fn tree(&self, snapshot: &Snapshot) -> Tree {

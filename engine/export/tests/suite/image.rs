@@ -367,10 +367,16 @@ async fn base_layers_are_mounted_from_their_origin() {
     let built = build_image(&fixture.store, &[image.clone()], &options, &silent()).expect("built");
     let from = registry.reference("base:1");
     push(&fixture.store, &client, &from, &built, &silent()).await.expect("pushed");
-    let mut blob =
-        fixture.store.layer_blob(base.0[0], "gzip-1").expect("reads").expect("remembered");
+    let mut blob = fixture
+        .store
+        .layer_blob(base.top().expect("one layer"), "gzip-1")
+        .expect("reads")
+        .expect("remembered");
     blob.origin = from.name();
-    fixture.store.save_layer_blob(base.0[0], "original", &blob).expect("saved");
+    fixture
+        .store
+        .save_layer_blob(base.top().expect("one layer"), "original", &blob)
+        .expect("saved");
 
     image.snapshot = fixture.layer(&base, |edit| {
         edit.file("small", attributes(0o644, 0, 0), b"small");

@@ -130,14 +130,17 @@ pub fn store() -> (TempDir, Store) {
 pub fn shown(data: &[u8]) -> String {
     let (_dir, store) = store();
     let Unpacked { layer, .. } = unpack(&store, "layer", data, None).expect("a valid layer");
-    let manifest = show(&layer.root);
+    let committed = store.layer(layer.id()).expect("it is there");
+    let manifest = show(&committed.root);
     let on_disk = store.new_layer_dir().expect("a directory");
     fs::remove_dir(on_disk.fs()).expect("it is empty");
-    fs::rename(store.layer_dir(&layer).expect("the layer's files"), on_disk.fs()).expect("moves");
+    fs::rename(store.layer_dir(layer.id()).expect("the layer's files"), on_disk.fs())
+        .expect("moves");
     assert_eq!(manifest, show(&on_disk.scan().expect("a readable directory")), "scan");
     // Where the manifest says that the contents are, they are.
-    fs::rename(on_disk.fs(), store.root().join(format!("layers/{}/fs", layer.id))).expect("moves");
-    layer
+    fs::rename(on_disk.fs(), store.root().join(format!("layers/{}/fs", layer.id())))
+        .expect("moves");
+    committed
         .root
         .walk(&mut |path, node| {
             if let NodeKind::Regular(regular) = &node.kind {

@@ -29,9 +29,12 @@ fn check(base: &[&str], edit: impl FnOnce(&mut LayerBuilder) -> Result<()>, expe
     };
     let seen = show_found(&place.store, &builder.view());
     let layer = place.store.commit_virtual(builder.finish()).expect("a layer");
-    let tree = place.store.tree(&chain.with(layer.id)).expect("all layers are there");
+    let tree = place.store.tree(&chain.with(layer.clone())).expect("all layers are there");
     assert_eq!(seen, show_tree(&tree), "the view and the committed layer");
-    expected.assert_eq(&format!("{outcome}{}----\n{seen}", show_node(&place.store, &layer.root)));
+    expected.assert_eq(&format!(
+        "{outcome}{}----\n{seen}",
+        show_node(&place.store, &place.store.layer(layer.id()).expect("it is there").root)
+    ));
 }
 
 #[test]

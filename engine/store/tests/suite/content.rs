@@ -119,15 +119,16 @@ fn files_on_disk_hash_like_those_in_packs() {
     let root = dir.scan().expect("readable");
     let attributes = root.get(b"f").expect("it is there").attributes.clone();
     let layer = place.store.commit_dir(dir, root).expect("a layer");
-    let tree = place.store.tree(&cofferdam_store::Snapshot::default().with(layer.id));
+    let tree = place.store.tree(&cofferdam_store::Snapshot::default().with(layer.clone()));
     let tree = tree.expect("it is there");
     let digest = hash(&tree, "f");
     let other = place.tree(&[&format!("f = text [{:o}]", attributes.mode)]);
     assert_eq!(digest, hash(&other, "f"));
-    let content = place.store.hash_layer(layer.id).expect("readable");
-    assert_eq!(place.store.layer_content(layer.id).expect("a database"), Some(content));
+    let content = place.store.hash_layer(layer.id()).expect("readable");
+    assert_eq!(place.store.layer_content(layer.id()).expect("a database"), Some(content));
     // Layers never change; that the digest is remembered shows only if one does.
-    fs::write(place.store.layer_dir(&layer).expect("files").join("f"), "TEXT").expect("writable");
+    fs::write(place.store.layer_dir(layer.id()).expect("files").join("f"), "TEXT")
+        .expect("writable");
     assert_eq!(digest, hash(&tree, "f"));
 }
 

@@ -4,6 +4,7 @@
 mod builder;
 mod content;
 mod disk;
+mod limit;
 mod restart;
 mod support;
 mod tree;

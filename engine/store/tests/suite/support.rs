@@ -84,7 +84,7 @@ impl Place {
     /// A chain of layers, the bottom one first.
     pub fn chain(&self, layers: &[&str]) -> Snapshot {
         layers.iter().fold(Snapshot::default(), |chain, text| {
-            chain.with(self.store.commit_virtual(self.manifest(text)).expect("a layer").id)
+            chain.with(self.store.commit_virtual(self.manifest(text)).expect("a layer"))
         })
     }
 

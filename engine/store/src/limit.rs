@@ -1,0 +1,269 @@
+//! The storage limit: room is reserved before it is filled, and what was not used for the longest
+//! time makes way. All processes see what the others have reserved.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, params};
+
+use crate::removal::{Gone, Removal};
+use crate::{Error, Result, Store, db};
+
+/// Room is reserved in pieces of so many bytes where the size is not known before.
+const PIECE: u64 = 16 << 20;
+/// What a step is given room for before it starts; more follows while it runs.
+const STEP: u64 = 64 << 20;
+/// How long others may take to make room while nothing changes.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked whether there is room now.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// Room in the state directory that is about to be filled; given back when dropped.
+pub struct Reservation {
+    store: Store,
+    /// Its row and how many bytes it has, once there are any.
+    row: Mutex<(Option<i64>, u64)>,
+}
+
+impl std::fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reservation").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let (row, _) = *self.row.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(row) = row else { return };
+        if let Err(error) = self.store.db().execute("DELETE FROM reservations WHERE id = ?1", [row])
+        {
+            tracing::warn!("cannot give reserved storage back: {error}");
+        }
+    }
+}
+
+impl Reservation {
+    /// Sees to it that there is room for `bytes` in all. Without a limit there always is.
+    ///
+    /// # Errors
+    /// [`Error::StorageLimit`] when nothing can make way.
+    pub fn grow_to(&self, bytes: u64) -> Result<()> {
+        let Some(limit) = self.store.limit() else { return Ok(()) };
+        let mut row = self.row.lock().unwrap_or_else(PoisonError::into_inner);
+        if bytes <= row.1 {
+            return Ok(());
+        }
+        // The last piece before the limit may be a smaller one.
+        let wanted = bytes.max((row.1 + PIECE).min(limit / 4));
+        row.0 = Some(self.store.make_room(limit, row.0, wanted - row.1, wanted)?);
+        row.1 = wanted;
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Starts to reserve room.
+    pub fn reservation(&self) -> Reservation {
+        Reservation { store: self.clone(), row: Mutex::default() }
+    }
+
+    /// What a step is given room for before it starts.
+    pub(crate) fn step_room(&self) -> u64 {
+        STEP.min(self.limit().unwrap_or(0) / 16)
+    }
+
+    /// Adds `more` bytes to a reservation, which then has `total`.
+    fn make_room(&self, limit: u64, row: Option<i64>, more: u64, total: u64) -> Result<i64> {
+        let mut last = (0, Instant::now());
+        loop {
+            self.forget_released()?;
+            let mut connection = self.db();
+            let transaction = db::begin(&mut connection)?;
+            let overhead = self.overhead();
+            let mut used = taken(&transaction)? + overhead;
+            if used + more > limit {
+                Removal::new(self, &transaction).dead_sessions()?;
+                used = taken(&transaction)? + overhead;
+            }
+            if used + more <= limit {
+                let sql = "INSERT OR REPLACE INTO reservations (id, session, bytes)
+                           VALUES (?1, ?2, ?3)";
+                transaction.execute(sql, params![row, self.session(), total.cast_signed()])?;
+                let row = row.unwrap_or_else(|| transaction.last_insert_rowid());
+                transaction.commit()?;
+                return Ok(row);
+            }
+            let gone = self.evict(&transaction, used + more - limit)?;
+            if gone.bytes > 0 {
+                // Nobody fills the room before the files are really gone.
+                let sql = "INSERT INTO reservations (session, bytes) VALUES (?1, ?2)";
+                transaction.execute(sql, params![self.session(), gone.bytes.cast_signed()])?;
+                let leaving = transaction.last_insert_rowid();
+                transaction.commit()?;
+                drop(connection);
+                gone.remove_files(self);
+                self.db().execute("DELETE FROM reservations WHERE id = ?1", [leaving])?;
+                continue;
+            }
+            let others: bool = transaction.query_row(
+                "SELECT EXISTS (SELECT 1 FROM reservations WHERE id IS NOT ?1)
+                     OR EXISTS (SELECT 1 FROM leases WHERE session <> ?2)",
+                params![row, self.session()],
+                |row| row.get(0),
+            )?;
+            transaction.commit()?;
+            drop(connection);
+            if used != last.0 {
+                last = (used, Instant::now());
+            }
+            if !others || last.1.elapsed() > PATIENCE {
+                return Err(Error::StorageLimit { limit, used, needed: more });
+            }
+            std::thread::sleep(INTERVAL);
+        }
+    }
+
+    /// Removes what was not used for the longest time, until `bytes` are free or nothing is left
+    /// that may go. Images by name go last.
+    pub(crate) fn evict(&self, connection: &Connection, bytes: u64) -> Result<Gone> {
+        let mut removal = Removal::new(self, connection);
+        for candidates in [CANDIDATES, IMAGES] {
+            loop {
+                let found = self.candidates(connection, candidates)?;
+                let any = !found.is_empty();
+                for candidate in found {
+                    if removal.bytes() >= bytes {
+                        break;
+                    }
+                    candidate.remove(&mut removal)?;
+                }
+                if !any || removal.bytes() >= bytes {
+                    break;
+                }
+            }
+        }
+        removal.old_tombstones()?;
+        Ok(removal.finish())
+    }
+
+    fn candidates(&self, connection: &Connection, sql: &str) -> Result<Vec<Candidate>> {
+        let mut query = connection.prepare_cached(sql)?;
+        let rows = query.query_map([], |row| {
+            Ok(match row.get::<_, i64>(0)? {
+                0 => Candidate::Record(row.get(1)?),
+                1 => Candidate::ImageLayer(row.get(2)?),
+                2 => Candidate::Pack(row.get(1)?),
+                3 => Candidate::Blob(row.get(2)?),
+                _ => Candidate::Image(row.get(2)?),
+            })
+        })?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Bytes that layers, packs and blobs take on the disk.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn usage(&self) -> Result<u64> {
+        let bytes: i64 = self.db().query_row("SELECT bytes FROM usage", [], |row| row.get(0))?;
+        Ok(u64::try_from(bytes).unwrap_or(0))
+    }
+
+    /// What the directory takes besides layers, packs and blobs: the database, compiled
+    /// components, indexes of local directories, logs.
+    pub(crate) fn overhead(&self) -> u64 {
+        let root = self.root();
+        let files = ["state.db", "state.db-wal", "state.db-shm"].map(|name| root.join(name));
+        let places = ["compiled", "local", "logs"].map(|name| root.join(name));
+        files.iter().chain(&places).map(|path| disk_usage(path)).sum()
+    }
+}
+
+/// What is on the disk and what is reserved.
+fn taken(connection: &Connection) -> Result<u64> {
+    let bytes: i64 = connection
+        .prepare_cached(
+            "SELECT bytes + (SELECT coalesce(sum(bytes), 0) FROM reservations) FROM usage",
+        )?
+        .query_row([], |row| row.get(0))?;
+    Ok(u64::try_from(bytes).unwrap_or(0))
+}
+
+enum Candidate {
+    Record(i64),
+    ImageLayer([u8; 32]),
+    Pack(i64),
+    Blob([u8; 32]),
+    Image(String),
+}
+
+impl Candidate {
+    fn remove(self, removal: &mut Removal<'_>) -> Result<()> {
+        use cofferdam_types::Digest;
+        match self {
+            Self::Record(id) => removal.record(id),
+            Self::ImageLayer(diff_id) => removal.image_layer(&Digest::from_bytes(diff_id)),
+            Self::Pack(id) => removal.pack_if_unused(crate::PackId(id)),
+            Self::Blob(digest) => removal.cached_blob(&Digest::from_bytes(digest)),
+            Self::Image(name) => removal.image(&name),
+        }
+    }
+}
+
+/// What may go, the least recently used first. A record whose topmost layer another record
+/// builds on goes after that one.
+const CANDIDATES: &str = "
+SELECT 0, record.id, NULL, record.used AS used FROM records AS record
+JOIN record_layers AS top ON top.record = record.id
+    AND top.position = (SELECT max(position) FROM record_layers WHERE record = record.id)
+WHERE record.evicted IS NULL
+    AND NOT EXISTS (SELECT 1 FROM leases WHERE object = 'layer ' || top.layer)
+    AND NOT EXISTS (
+        SELECT 1 FROM record_layers AS other WHERE other.layer = top.layer
+        AND EXISTS (SELECT 1 FROM record_layers AS above
+                    WHERE above.record = other.record AND above.position > other.position))
+UNION ALL
+SELECT 1, 0, diff_id, used FROM diff_ids
+WHERE NOT EXISTS (SELECT 1 FROM record_layers WHERE layer = diff_ids.layer)
+    AND NOT EXISTS (SELECT 1 FROM layer_contents WHERE target = diff_ids.layer)
+    AND NOT EXISTS (SELECT 1 FROM leases WHERE object = 'layer ' || diff_ids.layer)
+UNION ALL
+SELECT 2, id, NULL, used FROM packs
+WHERE NOT EXISTS (SELECT 1 FROM layer_packs WHERE pack = packs.id)
+    AND NOT EXISTS (SELECT 1 FROM leases WHERE object = 'pack ' || packs.id)
+UNION ALL
+SELECT 3, 0, digest, used FROM blobs
+WHERE NOT EXISTS (SELECT 1 FROM image_blobs WHERE digest = blobs.digest)
+    AND NOT EXISTS (SELECT 1 FROM leases WHERE object = 'blob ' || lower(hex(blobs.digest)))
+    AND NOT EXISTS (SELECT 1 FROM layer_blobs
+                    WHERE digest = blobs.digest AND compression = 'original')
+ORDER BY used LIMIT 64";
+
+/// Images by name.
+const IMAGES: &str = "SELECT 4, 0, name FROM images ORDER BY used LIMIT 16";
+
+/// Bytes that a file, or a directory with all in it, takes on the disk. Files with several names
+/// count where all of the names are here or there is just one; what cannot be read counts
+/// nothing.
+pub fn disk_usage(path: &Path) -> u64 {
+    let mut links = std::collections::HashMap::new();
+    let mut todo = vec![path.to_owned()];
+    let mut total = 0;
+    while let Some(path) = todo.pop() {
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        let blocks = metadata.blocks() * 512;
+        if metadata.is_dir() {
+            total += blocks;
+            todo.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|e| e.path()));
+        } else if metadata.nlink() > 1 {
+            let seen = links.entry(metadata.ino()).or_insert((0, metadata.nlink(), blocks));
+            seen.0 += 1;
+        } else {
+            total += blocks;
+        }
+    }
+    total + links.values().filter(|(seen, all, _)| seen == all).map(|(_, _, b)| b).sum::<u64>()
+}
