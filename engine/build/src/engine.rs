@@ -215,6 +215,15 @@ impl Engine {
         }
     }
 
+    /// Whether something was stored that a power loss would still take; see
+    /// [`crate::StateDirectory::sync`].
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn needs_sync(&self) -> Result<bool, Error> {
+        Ok(self.shared.store.needs_sync()?)
+    }
+
     /// Waits until nothing of a cancelled build runs any more.
     pub async fn shutdown(&self) {
         if let Some(runner) = self.shared.runner.get() {

@@ -108,7 +108,7 @@ impl fmt::Display for StepExit {
 
 impl Error {
     /// What to try next, one sentence each.
-    pub(crate) fn hints(&self) -> Vec<String> {
+    pub fn hints(&self) -> Vec<String> {
         match self {
             Self::Source(cofferdam_source::Error::Registry(error))
             | Self::Registry(error)
@@ -119,6 +119,9 @@ impl Error {
             }
             Self::Store(cofferdam_store::Error::StorageLimit { .. }) => {
                 vec!["give it more room: --max-storage, or COFFERDAM_MAX_STORAGE".into()]
+            }
+            Self::Store(cofferdam_store::Error::Damaged { .. }) => {
+                vec!["check and repair the state directory: cofferdam store verify".into()]
             }
             Self::Denied { entitlement, .. } => vec![format!("grant it: --allow {entitlement}")],
             _ => Vec::new(),

@@ -15,6 +15,7 @@ mod graph;
 mod progress;
 mod request;
 mod source;
+mod state;
 mod trees;
 mod vertex;
 
@@ -25,3 +26,6 @@ pub use engine::{Config, Engine};
 pub use error::{Error, Excerpt, Failure, Kind};
 pub use progress::{BuildEvent, Sink};
 pub use request::{Destination, Entitlements, Export, Exported, FrontendChoice, Request, Response};
+pub use state::{
+    DiskUsage, Filter, Problem, Prune, Pruned, Repair, StateDirectory, Usage, Verified,
+};

@@ -53,6 +53,13 @@ pub enum Command {
     /// Look inside
     #[command(subcommand)]
     Debug(Debug),
+    /// Show what the state directory holds, how big it is, when it was used and by whom
+    Du(Du),
+    /// Remove what no build is using, the least recently used first
+    Prune(Prune),
+    /// Look after the state directory
+    #[command(subcommand)]
+    Store(Store),
     /// Print the version
     Version,
 }
@@ -66,6 +73,57 @@ pub enum Debug {
         #[arg(value_name = "FILE", default_value = "-")]
         file: PathBuf,
     },
+}
+
+/// Flags of `cofferdam du`.
+#[derive(Args, Debug)]
+pub struct Du {
+    /// Only what matches: "type==regular", "inuse", "description~=REGEX", … joined by commas; one
+    /// of several must match
+    #[arg(long = "filter", value_name = "FILTER")]
+    pub filters: Vec<String>,
+    /// One JSON object per line
+    #[arg(long, conflicts_with = "verbose")]
+    pub json: bool,
+    /// A paragraph for each
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// Flags of `cofferdam prune`.
+#[derive(Args, Debug)]
+pub struct Prune {
+    /// Images by name, too
+    #[arg(short, long)]
+    pub all: bool,
+    /// Only what matches, as for "du"
+    #[arg(long = "filter", value_name = "FILTER")]
+    pub filters: Vec<String>,
+    /// Keep what was used in the last so long, like 48h
+    #[arg(long, value_name = "DURATION", value_parser = crate::storage::duration)]
+    pub keep_duration: Option<std::time::Duration>,
+    /// Stop when so many bytes or less are taken
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub max_used_space: Option<u64>,
+    /// Stop when the file system has so many bytes free
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub min_free_space: Option<u64>,
+    /// Always keep so many bytes
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub reserved_space: Option<u64>,
+}
+
+/// Commands about the state directory.
+#[derive(Debug, Subcommand)]
+pub enum Store {
+    /// Check every record, layer and blob; drop what is damaged
+    Verify {
+        /// Change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Put everything on the disk, so that a power loss does not take it
+    Sync,
 }
 
 /// Flags of `cofferdam build`.

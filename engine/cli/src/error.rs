@@ -94,10 +94,11 @@ impl Error {
     }
 
     /// What to try next.
-    pub fn hints(&self) -> &[String] {
+    pub fn hints(&self) -> Vec<String> {
         match self {
-            Self::Usage { hints, .. } => hints,
-            _ => &[],
+            Self::Usage { hints, .. } => hints.clone(),
+            Self::Engine(error) => error.hints(),
+            _ => Vec::new(),
         }
     }
 

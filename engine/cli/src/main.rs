@@ -15,14 +15,16 @@ mod report;
 mod request;
 mod root;
 mod run;
+mod storage;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use cofferdam_build::Repair;
 use tracing_subscriber::EnvFilter;
 
-use args::{Cli, Command, Debug};
+use args::{Cli, Command, Debug, Store};
 use error::exit;
 use progress::text::Colours;
 use report::Style;
@@ -41,19 +43,28 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error, style),
     };
     show_logs(colours);
-    let result = match cli.command {
-        Command::Build(args) => {
-            return run::run(&args, cli.root, cli.max_storage, style).into();
+    let Cli { root: flag, max_storage, command } = cli;
+    let is_root = rustix::process::geteuid().is_root();
+    let root = root::state_directory(flag.clone(), &|name| std::env::var_os(name), is_root);
+    let done = |()| exit::OK;
+    let result = match command {
+        Command::Build(args) => return run::run(&args, flag, max_storage, style).into(),
+        Command::Debug(Debug::DumpLlb { file }) => debug::dump_llb(&file).map(done),
+        Command::Du(args) => root.and_then(|root| storage::du(&root, &args)).map(done),
+        Command::Prune(args) => root.and_then(|root| storage::prune(&root, &args)).map(done),
+        Command::Store(Store::Sync) => root.and_then(|root| storage::sync(&root)).map(done),
+        Command::Store(Store::Verify { dry_run }) => {
+            let repair = if dry_run { Repair::Report } else { Repair::Drop };
+            root.and_then(|root| storage::verify(&root, repair))
         }
-        Command::Debug(Debug::DumpLlb { file }) => debug::dump_llb(&file),
         Command::Version => {
             // A reader that went away has no use for it.
             let _ = writeln!(io::stdout(), "cofferdam {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
+            Ok(exit::OK)
         }
     };
     match result {
-        Ok(()) => exit::OK.into(),
+        Ok(code) => code.into(),
         Err(error) => run::tell_error(&error, style).into(),
     }
 }

@@ -51,7 +51,7 @@ impl Style {
 
 /// An error outside the engine's builds.
 pub fn error(error: &Error, style: Style) -> String {
-    style.error(&error.to_string()) + &style.hints(error.hints())
+    style.error(&error.to_string()) + &style.hints(&error.hints())
 }
 
 /// A build that failed.

@@ -16,7 +16,7 @@ use crate::error::{Error, exit, exit_code};
 use crate::progress::{Display, Seen};
 use crate::report::{self, Style};
 use crate::request::{Prepared, Surroundings, prepare};
-use crate::root;
+use crate::{root, storage};
 
 /// Ops that may run at once, however few processors there are: steps wait for the network, for
 /// the disk, for each other's servers, and stages that do not need each other should not queue.
@@ -105,6 +105,7 @@ async fn drive(
 ) -> Result<u8, Error> {
     let Prepared { request, session, cache_only, stdin_dockerfile: _stdin_dockerfile } = prepared;
     let interrupted = listen()?;
+    let root = config.root.clone();
     let engine = Engine::open(config)?;
     let display = Display::start(args.progress(), style.colours, io::stderr());
     let result = {
@@ -118,6 +119,11 @@ async fn drive(
     };
     engine.shutdown().await;
     let seen = display.finish(result.as_ref().and_then(|result| result.as_ref().ok()));
+    if engine.needs_sync().unwrap_or(false)
+        && let Err(error) = storage::sync_later(&root)
+    {
+        tell(&style.warning(&format!("cannot start `cofferdam store sync`: {error}")));
+    }
     match result {
         Some(Ok(response)) => {
             tell_seen(&seen, style);

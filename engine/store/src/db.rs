@@ -74,6 +74,7 @@ CREATE INDEX layer_packs_pack ON layer_packs (pack);
 CREATE TABLE packs (
     id INTEGER PRIMARY KEY,
     number INTEGER NOT NULL,        -- when it was complete
+    created INTEGER NOT NULL,       -- seconds since 1970
     bytes INTEGER NOT NULL,         -- on the disk
     used INTEGER NOT NULL           -- when it was last used, as a number of the sequence
 ) STRICT;

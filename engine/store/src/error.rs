@@ -46,6 +46,9 @@ pub enum Error {
     /// A pack that a layer refers to is not there.
     #[error("pack {0} is not in the store")]
     NoPack(PackId),
+    /// Another process is using the state directory.
+    #[error("state directory `{}` is in use by another process", .0.display())]
+    InUse(PathBuf),
     /// There is no room within the storage limit.
     #[error(
         "the storage limit of {} is reached: {} are in use, {} more are needed, and nothing else \

@@ -63,8 +63,8 @@ impl Store {
         let transaction = db::begin(&mut connection)?;
         let id = PackId(db::next(&transaction)?);
         transaction.execute(
-            "INSERT INTO packs (id, number, bytes, used) VALUES (?1, ?1, 0, ?1)",
-            [id.0],
+            "INSERT INTO packs (id, number, created, bytes, used) VALUES (?1, ?1, ?2, 0, ?1)",
+            [id.0, db::now()],
         )?;
         self.touch_new(&transaction, &mut holds, Object::Pack(id))?;
         let path = self.pack_path(id);

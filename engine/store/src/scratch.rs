@@ -88,6 +88,16 @@ impl Scratch {
         flock(&lock, FlockOperation::NonBlockingLockShared).is_err()
     }
 
+    /// Whether any other process has a directory.
+    pub(crate) fn others_alive(&self) -> bool {
+        let sessions = self.path.parent().and_then(|tmp| fs::read_dir(tmp).ok());
+        sessions.into_iter().flatten().flatten().any(|entry| {
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| name.strip_prefix("session-")?.parse().ok());
+            number.is_some_and(|number| number != self.number && self.is_alive(number))
+        })
+    }
+
     /// A path in the directory that nothing has.
     pub(crate) fn fresh(&self, kind: &str) -> PathBuf {
         let number = self.next.fetch_add(1, Ordering::Relaxed);

@@ -24,7 +24,7 @@ pub struct Usage {
     pub description: String,
     /// Bytes on the disk.
     pub bytes: u64,
-    /// When it was made, in seconds since 1970; 0 where that is not known.
+    /// When it was made, in seconds since 1970.
     pub created: i64,
     /// When it was last used, in seconds since 1970, where that is known.
     pub last_used: Option<i64>,
@@ -155,8 +155,7 @@ impl Prune {
     fn wants(&self, usage: &Usage) -> bool {
         let recently = || {
             let keep = i64::try_from(self.keep_duration.as_secs()).unwrap_or(i64::MAX);
-            // Of what was never used, as in BuildKit, only its age could tell.
-            let used = usage.last_used.unwrap_or(0);
+            let used = usage.last_used.unwrap_or(usage.created);
             keep > 0 && used > db::now().saturating_sub(keep)
         };
         !usage.in_use()
@@ -243,7 +242,7 @@ fn layer(row: &Row<'_>) -> rusqlite::Result<(Object, Usage)> {
 }
 
 const PACKS: &str = "
-SELECT id, bytes, used, (SELECT count(*) FROM layer_packs WHERE pack = id) FROM packs";
+SELECT id, bytes, created, used, (SELECT count(*) FROM layer_packs WHERE pack = id) FROM packs";
 
 fn pack(row: &Row<'_>) -> rusqlite::Result<(Object, Usage)> {
     let object = Object::Pack(PackId(row.get(0)?));
@@ -254,8 +253,9 @@ fn pack(row: &Row<'_>) -> rusqlite::Result<(Object, Usage)> {
             kind: "source.local".into(),
             description: "contents of files".into(),
             bytes: bytes(row, 1)?,
-            order: row.get(2)?,
-            shared: bytes(row, 3)?,
+            created: row.get(2)?,
+            order: row.get(3)?,
+            shared: bytes(row, 4)?,
             ..Usage::default()
         },
     ))

@@ -4,13 +4,21 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use cofferdam_types::{Digest, Hasher};
 
 use crate::error::IoContext;
 use crate::holds::Object;
 use crate::removal::Removal;
-use crate::{Content, LayerId, Node, NodeKind, PackId, Regular, Result, Store, db, manifest};
+use crate::scratch::Scratch;
+use crate::{
+    Content, Error, LayerId, Node, NodeKind, PackId, Regular, Result, Store, db, manifest,
+};
+
+/// How long other processes may take to end before the database is replaced.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is wrong with one thing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,13 +52,46 @@ pub enum Repair {
 }
 
 impl Store {
+    /// Opens a state directory whose database is unreadable with an empty one. The old one is
+    /// kept beside it as `state.db.damaged`; what it told of is lost.
+    ///
+    /// # Errors
+    /// When another process uses the directory, or it cannot be written.
+    pub fn start_over(root: &Path) -> Result<Self> {
+        let scratch = Scratch::open(&root.join("tmp"))?;
+        // The one that syncs after a build is done soon.
+        let start = Instant::now();
+        while scratch.others_alive() {
+            if start.elapsed() > PATIENCE {
+                return Err(Error::InUse(root.to_owned()));
+            }
+            std::thread::sleep(PATIENCE / 50);
+        }
+        for suffix in ["", "-wal", "-shm"] {
+            let path = root.join(format!("state.db{suffix}"));
+            let aside = root.join(format!("state.db{suffix}.damaged"));
+            match fs::rename(&path, &aside) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).io("cannot move", &path);
+                }
+                _ => {}
+            }
+        }
+        drop(scratch);
+        Self::open(root)
+    }
+
     /// Checks every record, layer, pack and blob. Other processes can go on building meanwhile.
     ///
     /// # Errors
     /// When the database fails; what is wrong with what is stored is no error.
     pub fn verify(&self, repair: Repair) -> Result<Verified> {
-        let mut check =
-            Check { store: self, verified: Verified::default(), broken: HashSet::new() };
+        let mut check = Check {
+            store: self,
+            verified: Verified::default(),
+            broken: HashSet::new(),
+            read: HashSet::new(),
+        };
         check.database()?;
         let objects = crate::durability::objects(&self.db())?;
         check.verified.objects = objects.len();
@@ -112,6 +153,8 @@ struct Check<'a> {
     store: &'a Store,
     verified: Verified,
     broken: HashSet<Object>,
+    /// Files in packs that were read: many layers refer to the same.
+    read: HashSet<(PackId, u64, Digest)>,
 }
 
 impl Check<'_> {
@@ -279,7 +322,14 @@ impl Check<'_> {
                 }
                 return Ok(());
             }
-            _ => {}
+            Content::Pack { pack, offset } => {
+                if let Some(digest) = regular.digest
+                    && !self.read.insert((*pack, *offset, digest))
+                {
+                    return Ok(());
+                }
+            }
+            Content::Layer { .. } => {}
         }
         let mut file =
             self.store.open_content(regular).map_err(|error| failed(error.to_string()))?;

@@ -11,6 +11,7 @@ mod gnu_hello;
 mod rebuild;
 mod registry_faults;
 mod sandbox;
+mod storage;
 mod trees;
 mod wrong_input;
 

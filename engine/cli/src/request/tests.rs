@@ -35,7 +35,7 @@ fn show(args: &[&str], stdout_is_terminal: bool) -> String {
     let shown = match prepare(&build, surroundings) {
         Ok(prepared) => describe(&prepared),
         Err(error) => {
-            let hints = error.hints().iter().map(|hint| format!("hint: {hint}\n"));
+            let hints = error.hints().into_iter().map(|hint| format!("hint: {hint}\n"));
             format!("error: {error}\n{}", hints.collect::<String>())
         }
     };
