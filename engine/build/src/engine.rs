@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use cofferdam_component::{FileOps, Frontend, Limits, Runtime};
 use cofferdam_exec_linux::Runner;
-use cofferdam_registry::{Client, ClientConfig, Credentials};
+use cofferdam_registry::{Client, ClientConfig};
 use cofferdam_session::Session;
 use cofferdam_solver::Solver;
 use cofferdam_source::ImageSource;
@@ -28,10 +28,8 @@ pub struct Config {
     pub root: PathBuf,
     /// The most that the state directory may take on the disk, in bytes.
     pub max_storage: Option<u64>,
-    /// Who we are to registries.
-    pub credentials: Arc<dyn Credentials>,
-    /// Registries without TLS besides those on loopback.
-    pub plain_http: Vec<String>,
+    /// How registries are spoken to, and who we are to them.
+    pub registries: ClientConfig,
     /// How many ops run at the same time.
     pub parallelism: usize,
     /// Contents of `/etc/resolv.conf` for steps; `None` leaves the image's.
@@ -97,11 +95,7 @@ impl Engine {
     pub fn open(config: Config) -> Result<Self, Error> {
         let store = Store::open_with_limit(&config.root, config.max_storage)?;
         let runtime = Runtime::new(Some(store.compiled_dir()), config.limits)?;
-        let client = Client::new(ClientConfig {
-            credentials: config.credentials,
-            plain_http: config.plain_http,
-            ..ClientConfig::default()
-        });
+        let client = Client::new(config.registries);
         let cache = Arc::new(StoreCache(store.clone()));
         Ok(Self {
             shared: Arc::new(Shared {

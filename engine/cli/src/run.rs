@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use cofferdam_build::{Config, Engine, Limits, Response};
+use cofferdam_registry::{ClientConfig, HostConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -64,13 +65,21 @@ fn ready(
     let config = Config {
         max_storage: root::max_storage(max_storage, &env, &root)?,
         root,
-        credentials: Arc::new(root::credentials(&env)?),
-        plain_http: args.insecure_registries.clone(),
+        registries: ClientConfig {
+            credentials: Arc::new(root::credentials(&env)?),
+            hosts: args.insecure_registries.iter().map(|host| (host.clone(), plain())).collect(),
+            ..ClientConfig::default()
+        },
         parallelism: cores.max(MIN_PARALLELISM),
         resolv_conf: root::resolv_conf(Path::new("/etc/resolv.conf"))?,
         limits: Limits::default(),
     };
     Ok((config, prepared))
+}
+
+/// A registry without TLS.
+fn plain() -> HostConfig {
+    HostConfig { http: Some(true), ..HostConfig::default() }
 }
 
 fn start(args: &Build, config: Config, prepared: Prepared, style: Style) -> u8 {

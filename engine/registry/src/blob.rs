@@ -12,17 +12,18 @@ use std::task::{Context, Poll};
 use bytes::{Buf as _, Bytes};
 use cofferdam_types::Hasher;
 use futures::stream::{self, BoxStream, Stream, StreamExt as _, TryStreamExt as _};
-use oci_client::client::{BlobResponse, SizedStream};
-use oci_client::errors::DigestError;
+use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
+use reqwest::{Method, Response, StatusCode};
 use tokio::io::AsyncRead;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::io::StreamReader;
 
 use crate::client::{Client, Operation};
-use crate::error::{Error, Problem, chain};
+use crate::error::{Error, Problem};
 use crate::manifest::Descriptor;
-use crate::pull::{expect_digest, pull_scope};
+use crate::pull::{blob_name, expect_digest};
 use crate::reference::Reference;
+use crate::transport::next_chunk;
 
 /// How much has to come for the attempts to be counted from the beginning again. It bounds
 /// the connections that a registry can make us open, to one per this many bytes of the blob.
@@ -62,25 +63,18 @@ impl Client {
     /// At most [`ClientConfig::concurrency`](crate::ClientConfig::concurrency) streams make
     /// progress at the same time, so a stream should be read to its end or dropped.
     ///
-    /// # Errors
-    ///
-    /// The configuration for this registry is not valid. What happens on the way comes out of
-    /// the stream: no such blob, a connection that cannot be resumed, wrong bytes.
-    pub fn blob(
-        &self,
-        reference: &Reference,
-        descriptor: &Descriptor,
-    ) -> Result<BlobStream, Error> {
-        let object = format!("blob {}", descriptor.digest);
+    /// What happens on the way comes out of the stream: no such blob, a connection that cannot
+    /// be resumed, wrong bytes.
+    pub fn blob(&self, reference: &Reference, descriptor: &Descriptor) -> BlobStream {
         let download = Download {
-            operation: self.operation(reference, object, pull_scope(reference))?,
-            repository: reference.repository().into(),
+            operation: self.pull_operation(reference, blob_name(reference, descriptor)),
             descriptor: descriptor.clone(),
             downloads: self.downloads(),
             permit: None,
             body: None,
             received: 0,
             skip: 0,
+            whole_only: false,
             counted_from: 0,
             hasher: Hasher::new(),
             complete: false,
@@ -92,21 +86,22 @@ impl Client {
                 Err(problem) => Err(download.operation.error(problem)),
             }
         });
-        Ok(BlobStream { inner: inner.boxed() })
+        BlobStream { inner: inner.boxed() }
     }
 }
 
 struct Download {
     operation: Operation,
-    repository: String,
     descriptor: Descriptor,
     downloads: Arc<Semaphore>,
     permit: Option<OwnedSemaphorePermit>,
-    body: Option<SizedStream>,
+    body: Option<Response>,
     /// Bytes that went out.
     received: u64,
     /// Bytes of the present body that went out already.
     skip: u64,
+    /// Whether a part was asked for and refused, so that only the whole is to be had.
+    whole_only: bool,
     /// Where the attempts were last counted from.
     counted_from: u64,
     hasher: Hasher,
@@ -133,9 +128,8 @@ impl Download {
                 self.counted_from = self.received;
                 self.operation.start_over();
             }
-            if !self.operation.again(&problem).await {
-                return Err(self.ended_by(problem));
-            }
+            let problem = self.told(problem);
+            self.operation.again(problem).await?;
         }
     }
 
@@ -149,37 +143,43 @@ impl Download {
             self.connect().await?;
         }
         let body = self.body.as_mut().expect("connected above");
-        loop {
-            match body.next().await {
-                Some(Ok(mut chunk)) => {
-                    let skipped = self.skip.min(chunk.len() as u64);
-                    chunk.advance(usize::try_from(skipped).expect("at most the chunk's length"));
-                    self.skip -= skipped;
-                    if !chunk.is_empty() {
-                        return Ok(chunk);
-                    }
-                }
-                Some(Err(error)) => return Err(self.short(&error)),
-                None => return Err(self.short_because(String::new())),
+        while let Some(mut chunk) = next_chunk(body, self.operation.patience()).await? {
+            let skipped = self.skip.min(chunk.len() as u64);
+            chunk.advance(usize::try_from(skipped).expect("at most the chunk's length"));
+            self.skip -= skipped;
+            if !chunk.is_empty() {
+                return Ok(chunk);
             }
         }
+        Err(Problem::Connection(String::new()))
     }
 
     async fn connect(&mut self) -> Result<(), Problem> {
-        let session = self.operation.session().await?;
-        let image = self.operation.host.oci_reference(&self.repository);
-        let digest = self.descriptor.digest.to_string();
-        let (body, skip, expected) = if self.received == 0 {
-            let body = session.oci.pull_blob_stream(&image, digest.as_str()).await?;
-            (body, 0, self.descriptor.size)
-        } else {
-            let from = self.received;
-            match session.oci.pull_blob_stream_partial(&image, digest.as_str(), from, None).await? {
-                BlobResponse::Partial(body) => (body, 0, self.descriptor.size - from),
-                BlobResponse::Full(body) => (body, from, self.descriptor.size),
+        let from = self.received;
+        let path = format!("blobs/{}", self.descriptor.digest);
+        let mut headers = HeaderMap::new();
+        if from > 0 && !self.whole_only {
+            let range = HeaderValue::from_str(&format!("bytes={from}-"));
+            headers.insert(RANGE, range.expect("digits are valid in a header"));
+        }
+        let partial = !headers.is_empty();
+        let body = match self.operation.call(Method::GET, &path, headers).await {
+            Err(Problem::Status { code: 400 | 405 | 416 | 501, .. }) if partial => {
+                self.whole_only = true;
+                self.operation.call(Method::GET, &path, HeaderMap::new()).await?
             }
+            other => other?,
         };
-        if let Some(announced) = body.content_length
+        let start = if partial && body.status() == StatusCode::PARTIAL_CONTENT {
+            let start = range_start(body.headers());
+            start.filter(|start| *start <= from).ok_or_else(|| {
+                Problem::Invalid(format!("asked for the bytes from {from}, got others"))
+            })?
+        } else {
+            0
+        };
+        let expected = self.descriptor.size - start;
+        if let Some(announced) = body.content_length()
             && announced != expected
         {
             return Err(Problem::Invalid(format!(
@@ -187,7 +187,7 @@ impl Download {
             )));
         }
         self.body = Some(body);
-        self.skip = skip;
+        self.skip = from - start;
         Ok(())
     }
 
@@ -204,8 +204,8 @@ impl Download {
         }
         self.finish()?;
         // How the connection ends no longer matters, unless there is more.
-        while let Some(Ok(more)) = self.body.as_mut().expect("the chunk came from it").next().await
-        {
+        let body = self.body.as_mut().expect("the chunk came from it");
+        while let Ok(Some(more)) = next_chunk(body, self.operation.patience()).await {
             if !more.is_empty() {
                 return Err(Problem::Long { expected: size });
             }
@@ -218,30 +218,30 @@ impl Download {
     fn finish(&mut self) -> Result<(), Problem> {
         self.complete = true;
         let actual = std::mem::take(&mut self.hasher).finish();
-        expect_digest(Some(self.descriptor.digest), actual)
+        let verdict = expect_digest(Some(self.descriptor.digest), actual);
+        if let Err(problem) = &verdict {
+            self.operation.distrust(problem);
+        }
+        verdict
     }
 
-    fn short(&self, error: &std::io::Error) -> Problem {
-        // oci-client verifies as well, and takes an early end for a wrong digest.
-        let early_end = error.get_ref().is_some_and(|inner| inner.is::<DigestError>());
-        let transport = error.get_ref().and_then(|inner| inner.downcast_ref::<reqwest::Error>());
-        self.short_because(match transport.and_then(std::error::Error::source) {
-            _ if early_end => String::new(),
-            // The HTTP client's own message has the URL in it.
-            Some(cause) => chain(cause),
-            None => "connection failed".into(),
-        })
-    }
-
-    fn short_because(&self, cause: String) -> Problem {
-        Problem::Short { expected: self.descriptor.size, received: self.received, cause }
-    }
-
-    /// The last problem, told with how far the blob came.
-    fn ended_by(&self, problem: Problem) -> Problem {
+    /// A problem on the way, told with how far the blob came.
+    fn told(&self, problem: Problem) -> Problem {
+        let (expected, received) = (self.descriptor.size, self.received);
         match problem {
-            Problem::Connection(cause) if self.received > 0 => self.short_because(cause),
+            Problem::Connection(cause) if received > 0 || cause.is_empty() => {
+                Problem::Short { expected, received, cause }
+            }
+            Problem::Stalled(_) if received > 0 => {
+                Problem::Short { expected, received, cause: problem.to_string() }
+            }
             other => other,
         }
     }
+}
+
+/// Where the bytes of a partial answer begin: `bytes 100-199/200`.
+fn range_start(headers: &HeaderMap) -> Option<u64> {
+    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;
+    text.trim().strip_prefix("bytes")?.trim_start().split('-').next()?.parse().ok()
 }

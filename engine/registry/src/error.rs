@@ -8,21 +8,25 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use cofferdam_types::{Digest, Platform};
-use oci_client::errors::OciDistributionError;
 
 /// The longest text from a registry that is repeated in a message.
 const MAX_MESSAGE: usize = 300;
 
 /// A failed operation on one object of one registry.
 #[derive(Debug, thiserror::Error)]
-#[error("registry {registry}: {object}: {problem}")]
+#[error("registry {registry}: {object}: {problem}{}{}", tried(*attempts), passed_over(mirrors))]
 pub struct Error {
     /// The registry's host and port.
     pub registry: String,
-    /// What the operation was about: `manifest library/busybox:latest`, `blob sha256:…`.
+    /// What the operation was about: `manifest library/busybox:latest`,
+    /// `blob library/busybox@sha256:…`.
     pub object: String,
-    /// What went wrong with it; it is part of the message.
-    pub problem: Problem,
+    /// What went wrong with it the last time; it is part of the message.
+    pub problem: Box<Problem>,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// The mirrors that were asked before, and what was wrong with each.
+    pub mirrors: Vec<String>,
 }
 
 /// What went wrong, without saying with which object.
@@ -31,8 +35,14 @@ pub enum Problem {
     /// No answer came: name resolution, connection, TLS, or a connection that broke.
     #[error("connection failed: {0}")]
     Connection(String),
+    /// There is no TLS to be had with the certificates of this machine or of the configuration.
+    #[error("cannot set up TLS: {0}")]
+    Tls(String),
+    /// The connection stands, but nothing comes or goes.
+    #[error("nothing moved for {} seconds", .0.as_secs_f32())]
+    Stalled(Duration),
     /// The registry answered with an error status.
-    #[error("the registry answered {code}{}{message}", if message.is_empty() { "" } else { ": " })]
+    #[error("the registry answered {code}{}{}", suffix(message), wish(*retry_after))]
     Status {
         /// The HTTP status.
         code: u16,
@@ -94,6 +104,15 @@ pub enum Problem {
     /// The credentials could not be had.
     #[error("credentials: {0}")]
     Credentials(String),
+    /// The server that gives tokens for the registry did not.
+    #[error("its token server: {0}")]
+    Token(Box<Problem>),
+    /// The registry no longer knows an upload that it had begun.
+    #[error("the registry lost the upload")]
+    UploadLost,
+    /// What came to the registry is not what was sent.
+    #[error("the registry received other bytes than were sent")]
+    Garbled,
 }
 
 /// Groups of problems that a user reacts to in the same way.
@@ -117,7 +136,8 @@ pub enum ErrorKind {
 
 impl Error {
     pub(crate) fn new(registry: &str, object: impl ToString, problem: Problem) -> Self {
-        Self { registry: registry.into(), object: object.to_string(), problem }
+        let (registry, object) = (registry.into(), object.to_string());
+        Self { registry, object, problem: Box::new(problem), attempts: 1, mirrors: Vec::new() }
     }
 
     /// The group that the problem belongs to.
@@ -130,7 +150,10 @@ impl Problem {
     /// The group that the problem belongs to.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Connection(_) | Self::Short { .. } => ErrorKind::Network,
+            Self::Connection(_) | Self::Stalled(_) | Self::Short { .. } | Self::UploadLost => {
+                ErrorKind::Network
+            }
+            Self::Token(problem) => problem.kind(),
             Self::Status { .. } if self.is_transient() => ErrorKind::Network,
             Self::Status { .. } => ErrorKind::Rejected,
             Self::NotFound => ErrorKind::NotFound,
@@ -138,21 +161,37 @@ impl Problem {
             Self::Unauthorized(_) => ErrorKind::Unauthorized,
             Self::WrongDigest { .. }
             | Self::Long { .. }
+            | Self::Garbled
             | Self::TooLarge { .. }
             | Self::Invalid(_) => ErrorKind::WrongContents,
-            Self::Source(_) | Self::Credentials(_) => ErrorKind::Local,
+            Self::Source(_) | Self::Credentials(_) | Self::Tls(_) => ErrorKind::Local,
         }
     }
 
     /// Whether the same request may succeed if it is made again soon.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
-            Self::Connection(_) | Self::Short { .. } => true,
+            Self::Connection(_) | Self::Stalled(_) | Self::Short { .. } | Self::UploadLost => true,
+            Self::Token(problem) => problem.is_transient(),
             // 501 and 505 are about the request itself.
             Self::Status { code, .. } => {
                 matches!(code, 408 | 425 | 429) || (*code >= 500 && !matches!(code, 501 | 505))
             }
             _ => false,
+        }
+    }
+
+    /// Whether there were bytes, but not the right ones.
+    pub(crate) fn is_wrong_bytes(&self) -> bool {
+        matches!(self, Self::WrongDigest { .. } | Self::Long { .. } | Self::Garbled)
+    }
+
+    /// How long the other side asks us to wait.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            Self::Token(problem) => problem.retry_after(),
+            _ => None,
         }
     }
 
@@ -173,48 +212,11 @@ impl Problem {
 
 impl From<reqwest::Error> for Problem {
     fn from(error: reqwest::Error) -> Self {
-        Self::Connection(chain(&error.without_url()))
-    }
-}
-
-impl From<OciDistributionError> for Problem {
-    fn from(error: OciDistributionError) -> Self {
-        use OciDistributionError as E;
-        use oci_client::errors::OciErrorCode as Code;
-        match error {
-            E::RequestError(error) => match error.status() {
-                Some(status) => Self::from_status(status.as_u16(), "", None),
-                None => error.into(),
-            },
-            E::ServerError { code, message, .. } => Self::from_status(code, &message, None),
-            E::UnauthorizedError { .. } => Self::from_status(401, "", None),
-            E::AuthenticationFailure(message) => Self::from_status(401, &message, None),
-            E::RegistryError { envelope, .. } => {
-                let message =
-                    join(envelope.errors.iter().map(|e| (code_name(&e.code), &*e.message)));
-                match envelope.errors.first().map(|e| &e.code) {
-                    Some(Code::BlobUnknown | Code::ManifestUnknown | Code::NameUnknown) => {
-                        Self::NotFound
-                    }
-                    Some(Code::Unauthorized | Code::Denied) => Self::Unauthorized(message),
-                    Some(Code::Toomanyrequests) => {
-                        Self::Status { code: 429, message, retry_after: None }
-                    }
-                    _ => Self::Status { code: 400, message, retry_after: None },
-                }
-            }
-            E::IoError(error) => Self::Connection(chain(&error)),
-            E::SpecViolationError(message) => Self::Invalid(shorten(&message)),
-            other => Self::Invalid(shorten(&other.to_string())),
-        }
-    }
-}
-
-fn code_name(code: &oci_client::errors::OciErrorCode) -> String {
-    // The name in the specification is the serialised form.
-    match serde_json::to_value(code) {
-        Ok(serde_json::Value::String(name)) => name,
-        _ => "error".into(),
+        // The HTTP client's own sentence only says that something failed, and has the URL in it.
+        Self::Connection(match error.source() {
+            Some(cause) => chain(cause),
+            None => chain(&error.without_url()),
+        })
     }
 }
 
@@ -272,6 +274,19 @@ pub(crate) fn shorten(text: &str) -> String {
 
 fn suffix(cause: &str) -> String {
     if cause.is_empty() { String::new() } else { format!(": {cause}") }
+}
+
+fn wish(retry_after: Option<Duration>) -> String {
+    let wish = |wait: Duration| format!(" (asks to wait {} seconds)", wait.as_secs());
+    retry_after.filter(|wait| !wait.is_zero()).map(wish).unwrap_or_default()
+}
+
+fn tried(attempts: u32) -> String {
+    if attempts > 1 { format!(" (tried {attempts} times)") } else { String::new() }
+}
+
+fn passed_over(mirrors: &[String]) -> String {
+    mirrors.iter().map(|mirror| format!("; mirror {mirror}")).collect()
 }
 
 fn list(platforms: &[Platform]) -> String {

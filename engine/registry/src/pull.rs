@@ -1,16 +1,15 @@
 //! Manifests and images out of a registry.
 //!
-//! Manifest requests are made here and not by oci-client: it reads answers of any size, and
-//! hides the media type, the size and `Retry-After`.
+//! What is fetched by tag is bound by the digest that the registry announces, what is fetched by
+//! digest by that.
 
 use bytes::Bytes;
 use cofferdam_types::{Digest, Platform};
 use futures::TryStreamExt as _;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, Response};
 use serde::Deserialize;
 
-use crate::auth::{Scope, Session, error_of, read_limited};
 use crate::client::{Client, Operation};
 use crate::error::{Error, Problem};
 use crate::manifest::{
@@ -18,6 +17,7 @@ use crate::manifest::{
     select_manifest,
 };
 use crate::reference::Reference;
+use crate::transport::read_limited;
 
 /// The types that we can read.
 const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
@@ -52,12 +52,13 @@ impl Client {
     ///
     /// There is no such manifest, or the registry cannot be asked.
     pub async fn resolve(&self, reference: &Reference) -> Result<Descriptor, Error> {
-        let mut operation = self.manifest_operation(reference)?;
+        let mut operation = self.manifest_operation(reference);
         loop {
             match resolve_once(&mut operation, reference).await {
                 Ok(descriptor) => return Ok(descriptor),
-                Err(problem) if operation.again(&problem).await => {}
-                Err(problem) => return Err(operation.error(problem)),
+                Err(problem) => {
+                    operation.again(problem).await.map_err(|problem| operation.error(problem))?;
+                }
             }
         }
     }
@@ -69,12 +70,13 @@ impl Client {
     /// There is no such manifest, it is not what its digest says, it is larger than
     /// [`MAX_MANIFEST_SIZE`], or the registry cannot be asked.
     pub async fn manifest(&self, reference: &Reference) -> Result<RawManifest, Error> {
-        let mut operation = self.manifest_operation(reference)?;
+        let mut operation = self.manifest_operation(reference);
         loop {
             match get_once(&mut operation, reference).await {
                 Ok(manifest) => return Ok(manifest),
-                Err(problem) if operation.again(&problem).await => {}
-                Err(problem) => return Err(operation.error(problem)),
+                Err(problem) => {
+                    operation.again(problem).await.map_err(|problem| operation.error(problem))?;
+                }
             }
         }
     }
@@ -121,12 +123,26 @@ impl Client {
         if descriptor.size > MAX_MANIFEST_SIZE {
             return Err(Error::new(
                 reference.registry(),
-                format!("blob {}", descriptor.digest),
+                blob_name(reference, descriptor),
                 Problem::TooLarge { limit: MAX_MANIFEST_SIZE },
             ));
         }
+        match self.whole_blob(reference, descriptor).await {
+            // Bytes that were changed on the way are right the next time.
+            Err(error) if error.problem.is_wrong_bytes() => {
+                self.whole_blob(reference, descriptor).await
+            }
+            result => result,
+        }
+    }
+
+    async fn whole_blob(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+    ) -> Result<Bytes, Error> {
         let mut bytes = Vec::new();
-        let mut stream = self.blob(reference, descriptor)?;
+        let mut stream = self.blob(reference, descriptor);
         while let Some(chunk) = stream.try_next().await? {
             bytes.extend_from_slice(&chunk);
         }
@@ -151,36 +167,33 @@ impl Client {
         Ok(raw)
     }
 
-    fn manifest_operation(&self, reference: &Reference) -> Result<Operation, Error> {
-        let object = match reference.digest() {
-            Some(digest) => format!("manifest {}@{digest}", reference.repository()),
-            None => format!("manifest {}:{}", reference.repository(), reference.manifest_name()),
-        };
-        self.operation(reference, object, pull_scope(reference))
+    fn manifest_operation(&self, reference: &Reference) -> Operation {
+        self.pull_operation(reference, manifest_name(reference))
     }
 }
 
-/// Permission to read the repository of a reference.
-pub(crate) fn pull_scope(reference: &Reference) -> Scope {
-    Scope { repository: reference.repository().into(), push: false, mount_from: None }
+/// What errors call a manifest.
+pub(crate) fn manifest_name(reference: &Reference) -> String {
+    let separator = if reference.digest().is_some() { '@' } else { ':' };
+    format!("manifest {}{separator}{}", reference.repository(), reference.manifest_name())
+}
+
+/// What errors call a blob.
+pub(crate) fn blob_name(reference: &Reference, descriptor: &Descriptor) -> String {
+    format!("blob {}@{}", reference.repository(), descriptor.digest)
 }
 
 async fn resolve_once(
     operation: &mut Operation,
     reference: &Reference,
 ) -> Result<Descriptor, Problem> {
-    let session = operation.session().await?;
-    let response = request(operation, &session, Method::HEAD, reference).await?;
-    let status = response.status();
-    if !status.is_success() {
-        return match error_of(response).await {
-            // The registry does not do HEAD, or does it badly.
-            Problem::Status { code: 400 | 405 | 406 | 415 | 501, .. } => {
-                Ok(get_once(operation, reference).await?.descriptor)
-            }
-            other => Err(other),
-        };
-    }
+    let response = match request(operation, Method::HEAD, reference).await {
+        // The registry does not do HEAD, or does it badly.
+        Err(Problem::Status { code: 400 | 405 | 406 | 415 | 501, .. }) => {
+            return Ok(get_once(operation, reference).await?.descriptor);
+        }
+        other => other?,
+    };
     let headers = response.headers();
     let size = text_header(headers, "content-length").and_then(|text| text.parse().ok());
     let media_type = content_type(headers).filter(|media_type| is_manifest(media_type));
@@ -199,14 +212,10 @@ async fn get_once(
     operation: &mut Operation,
     reference: &Reference,
 ) -> Result<RawManifest, Problem> {
-    let session = operation.session().await?;
-    let response = request(operation, &session, Method::GET, reference).await?;
-    if !response.status().is_success() {
-        return Err(error_of(response).await);
-    }
+    let response = request(operation, Method::GET, reference).await?;
     let announced = digest_header(response.headers());
     let header = content_type(response.headers());
-    let bytes = read_limited(response, MAX_MANIFEST_SIZE).await?;
+    let bytes = read_limited(response, MAX_MANIFEST_SIZE, operation.patience()).await?;
     let actual = Digest::of(&bytes);
     expect_digest(reference.digest(), actual)?;
     // What the registry announces binds it too: a tag's manifest has no other check.
@@ -217,18 +226,13 @@ async fn get_once(
 }
 
 async fn request(
-    operation: &Operation,
-    session: &Session,
+    operation: &mut Operation,
     method: Method,
     reference: &Reference,
 ) -> Result<Response, Problem> {
-    let path = format!("{}/manifests/{}", reference.repository(), reference.manifest_name());
-    let mut request = session.http.request(method, operation.host.url(&path)?);
-    request = request.header(ACCEPT, ACCEPTED);
-    if let Some(authorization) = &session.authorization {
-        request = request.header(AUTHORIZATION, authorization);
-    }
-    Ok(request.send().await?)
+    let path = format!("manifests/{}", reference.manifest_name());
+    let accepted = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(ACCEPTED))]);
+    operation.call(method, &path, accepted).await
 }
 
 /// Refuses contents that are not the ones asked for.

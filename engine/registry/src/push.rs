@@ -1,35 +1,28 @@
-//! Blobs and manifests into a registry.
-//!
-//! Blobs are pushed in one request each, streamed: memory does not grow with their size, and
-//! every registry supports it. Manifests are pushed here and not by oci-client, which panics
-//! when a manifest is pushed by digest and the registry sends no `Location`.
+//! Blobs and manifests into a registry. How a blob's bytes get there is told in `upload`.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use cofferdam_types::Digest;
-use futures::stream::{self, Stream, StreamExt as _};
-use oci_client::errors::OciDistributionError;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use tokio::io::AsyncRead;
-use tokio_util::io::ReaderStream;
+use reqwest::Method;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncSeekExt as _};
 
-use crate::auth::{Scope, error_of};
+use crate::auth::Scope;
 use crate::client::{Client, Operation};
 use crate::error::{Error, Problem};
 use crate::manifest::{Descriptor, MAX_MANIFEST_SIZE};
-use crate::pull::{digest_header, expect_digest};
+use crate::pull::{blob_name, digest_header, expect_digest, manifest_name};
 use crate::reference::Reference;
-
-/// The size of the pieces that a blob is read in.
-const PIECE: usize = 256 << 10;
+use crate::transport::Call;
+use crate::upload::{State, Upload};
 
 /// Where the bytes of a blob to push come from.
 ///
-/// A push that breaks off begins again from the start, so a source can be opened repeatedly.
+/// A push that breaks off goes on from where the registry has it, so a source can be opened
+/// repeatedly, and in the middle.
 #[async_trait]
 pub trait BlobSource: Send + Sync {
     /// Opens the contents at their beginning.
@@ -38,6 +31,19 @@ pub trait BlobSource: Send + Sync {
     ///
     /// The contents cannot be read.
     async fn open(&self) -> io::Result<Box<dyn AsyncRead + Send + Unpin>>;
+
+    /// Opens the contents at an offset; by default, reads up to there.
+    ///
+    /// # Errors
+    ///
+    /// The contents cannot be read.
+    async fn open_at(&self, offset: u64) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
+        let mut reader = self.open().await?;
+        if offset > 0 {
+            tokio::io::copy(&mut (&mut reader).take(offset), &mut tokio::io::sink()).await?;
+        }
+        Ok(reader)
+    }
 }
 
 #[async_trait]
@@ -52,12 +58,22 @@ impl BlobSource for Path {
     async fn open(&self) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
         Ok(Box::new(tokio::fs::File::open(self).await?))
     }
+
+    async fn open_at(&self, offset: u64) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
+        let mut file = tokio::fs::File::open(self).await?;
+        file.seek(io::SeekFrom::Start(offset)).await?;
+        Ok(Box::new(file))
+    }
 }
 
 #[async_trait]
 impl BlobSource for PathBuf {
     async fn open(&self) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
         self.as_path().open().await
+    }
+
+    async fn open_at(&self, offset: u64) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
+        self.as_path().open_at(offset).await
     }
 }
 
@@ -93,17 +109,23 @@ impl Client {
             .filter(|from| from.registry() == reference.registry())
             .map(|from| from.repository().to_owned())
             .filter(|from| from != reference.repository());
-        let scope = Scope { repository: reference.repository().into(), push: true, mount_from };
-        let object = format!("blob {}", descriptor.digest);
-        let mut operation = self.operation(reference, object, scope.clone())?;
+        let scope = Scope {
+            repository: reference.repository().into(),
+            push: true,
+            mount_from: mount_from.clone(),
+        };
         let _permit = self.uploads().acquire().await.expect("the semaphore is never closed");
-        loop {
-            match push_once(&mut operation, &scope, descriptor, source).await {
-                Ok(pushed) => return Ok(pushed),
-                Err(problem) if operation.again(&problem).await => {}
-                Err(problem) => return Err(operation.error(problem)),
-            }
-        }
+        let mut upload = Upload {
+            operation: self.push_operation(reference, blob_name(reference, descriptor), scope),
+            descriptor,
+            source,
+            mount_from,
+            state: State::New,
+            sent: false,
+            counted_from: 0,
+        };
+        let pushed = upload.run().await;
+        pushed.map_err(|problem| upload.operation.error(problem))
     }
 
     /// Puts a manifest or index into a registry, under the reference's digest or else its tag.
@@ -121,8 +143,7 @@ impl Client {
         let digest = Digest::of(&bytes);
         let scope =
             Scope { repository: reference.repository().into(), push: true, mount_from: None };
-        let object = format!("manifest {}:{}", reference.repository(), reference.manifest_name());
-        let mut operation = self.operation(reference, object, scope)?;
+        let mut operation = self.push_operation(reference, manifest_name(reference), scope);
         expect_digest(reference.digest(), digest).map_err(|p| operation.error(p))?;
         if bytes.len() as u64 > MAX_MANIFEST_SIZE {
             return Err(operation.error(Problem::TooLarge { limit: MAX_MANIFEST_SIZE }));
@@ -132,84 +153,12 @@ impl Client {
         loop {
             match put_once(&mut operation, reference, &media_type, &bytes, digest).await {
                 Ok(()) => return Ok(digest),
-                Err(problem) if operation.again(&problem).await => {}
-                Err(problem) => return Err(operation.error(problem)),
+                Err(problem) => {
+                    operation.again(problem).await.map_err(|problem| operation.error(problem))?;
+                }
             }
         }
     }
-}
-
-async fn push_once(
-    operation: &mut Operation,
-    scope: &Scope,
-    descriptor: &Descriptor,
-    source: &(impl BlobSource + ?Sized),
-) -> Result<Pushed, Problem> {
-    let session = operation.session().await?;
-    let image = operation.host.oci_reference(&scope.repository);
-    let digest = descriptor.digest.to_string();
-    if session.oci.blob_exists(&image, &digest).await? {
-        return Ok(Pushed::Existed);
-    }
-    if let Some(from) = &scope.mount_from {
-        let from = operation.host.oci_reference(from);
-        // A mount saves time and nothing depends on it: a registry may refuse it because the
-        // blob is not there, because we may not read it there, or because it knows no mounts.
-        match session.oci.mount_blob(&image, &from, &digest).await {
-            Ok(()) => return Ok(Pushed::Mounted),
-            Err(error) => tracing::debug!(problem = %Problem::from(error), "no mount"),
-        }
-    }
-    let reader = source.open().await.map_err(Problem::Source)?;
-    let failure = Arc::new(Mutex::new(None));
-    let body = counted(reader, descriptor.size, failure.clone());
-    let result = session.oci.push_blob_stream(&image, body, &digest, Some(descriptor.size)).await;
-    // If the source failed, what the connection made of it is of no interest.
-    let source_failure = failure.lock().expect("no panic while the lock is held").take();
-    match (source_failure, result) {
-        (Some(error), _) => Err(Problem::Source(error)),
-        (None, Ok(_)) => Ok(Pushed::Uploaded),
-        // The blob is in, the registry just does not say where.
-        (None, Err(OciDistributionError::RegistryNoLocationError))
-            if session.oci.blob_exists(&image, &digest).await? =>
-        {
-            Ok(Pushed::Uploaded)
-        }
-        (None, Err(error)) => Err(error.into()),
-    }
-}
-
-/// The pieces of a source of which `size` bytes were promised; a failure is left in `failure`.
-fn counted(
-    reader: Box<dyn AsyncRead + Send + Unpin>,
-    size: u64,
-    failure: Arc<Mutex<Option<io::Error>>>,
-) -> impl Stream<Item = Result<Bytes, OciDistributionError>> + Send + 'static {
-    let fail = move |error: io::Error| {
-        let kind = error.kind();
-        *failure.lock().expect("no panic while the lock is held") = Some(error);
-        Err(OciDistributionError::IoError(kind.into()))
-    };
-    let pieces = ReaderStream::with_capacity(reader, PIECE).map(Some);
-    // One more item tells the end, at which a short source is found out.
-    pieces.chain(stream::iter([None])).scan((0_u64, false), move |(sent, failed), piece| {
-        let item = match piece {
-            _ if *failed => None,
-            Some(Err(error)) => Some(fail(error)),
-            Some(Ok(piece)) => {
-                *sent += piece.len() as u64;
-                Some(if *sent > size { fail(changed(size, "more")) } else { Ok(piece) })
-            }
-            None if *sent < size => Some(fail(changed(size, &sent.to_string()))),
-            None => None,
-        };
-        *failed = matches!(item, Some(Err(_)));
-        std::future::ready(item)
-    })
-}
-
-fn changed(size: u64, found: &str) -> io::Error {
-    io::Error::other(format!("expected {size} bytes, found {found}"))
 }
 
 async fn put_once(
@@ -219,16 +168,9 @@ async fn put_once(
     bytes: &Bytes,
     digest: Digest,
 ) -> Result<(), Problem> {
-    let session = operation.session().await?;
-    let path = format!("{}/manifests/{}", reference.repository(), reference.manifest_name());
-    let mut request = session.http.put(operation.host.url(&path)?);
-    request = request.header(CONTENT_TYPE, media_type).body(bytes.clone());
-    if let Some(authorization) = &session.authorization {
-        request = request.header(AUTHORIZATION, authorization);
-    }
-    let response = request.send().await?;
-    if !response.status().is_success() {
-        return Err(error_of(response).await);
-    }
+    let url = operation.url(&format!("manifests/{}", reference.manifest_name())).await?;
+    let headers = HeaderMap::from_iter([(CONTENT_TYPE, media_type.clone())]);
+    let call = Call { method: Method::PUT, url, headers, body: bytes.clone() };
+    let response = operation.send(call).await?;
     expect_digest(Some(digest), digest_header(response.headers()).unwrap_or(digest))
 }

@@ -225,6 +225,11 @@ fn split_registry(text: &str) -> (&str, &str) {
     }
 }
 
+/// Whether a text can name a registry: `host[:port]`.
+pub(crate) fn is_registry(text: &str) -> bool {
+    check_registry(text).is_ok()
+}
+
 fn check_registry(registry: &str) -> Result<(), ReferenceProblem> {
     let error = || ReferenceProblem::Registry(registry.into());
     let (host, port) = if let Some(bracketed) = registry.strip_prefix('[') {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cofferdam_registry::{
-    Client, Descriptor, Document, Manifest, RawManifest, Reference, parse_document, select_manifest,
+    Client, Descriptor, Document, ErrorKind, Manifest, RawManifest, Reference, parse_document,
+    select_manifest,
 };
 use cofferdam_store::{BlobWriter, LayerBlob, Snapshot, Store, UnpackedLayer};
 use cofferdam_types::{Digest, Platform};
@@ -269,6 +270,24 @@ impl ImageSource {
         if let Some(layer) = self.store.unpacked_layer(&diff_id)? {
             return Ok(layer);
         }
+        match self.fetch(&origin, &descriptor, diff_id, &progress).await {
+            // Bytes that were changed on the way, or are wrong at a mirror, are right next time.
+            Err(Error::Registry(error)) if error.kind() == ErrorKind::WrongContents => {
+                tracing::debug!(%error, "fetched once more");
+                self.fetch(&origin, &descriptor, diff_id, &progress).await
+            }
+            result => result,
+        }
+    }
+
+    /// Fetches and unpacks a layer at the same time.
+    async fn fetch(
+        &self,
+        origin: &Origin,
+        descriptor: &Descriptor,
+        diff_id: Digest,
+        progress: &Progress,
+    ) -> Result<UnpackedLayer> {
         let store = self.store.clone();
         let name = descriptor.digest.to_string();
         let repository = origin.repository();
@@ -297,7 +316,7 @@ impl ImageSource {
             store.save_unpacked_layer(&diff_id, &unpacked)?;
             Ok::<_, Error>(unpacked)
         });
-        let feeding = feed(&origin, &descriptor, sender, &*progress);
+        let feeding = feed(origin, descriptor, sender, &**progress);
         let (fed, unpacked) = tokio::join!(feeding, unpacking);
         // A connection that breaks also ends the archive early: the cause goes first.
         fed?;
@@ -323,7 +342,7 @@ async fn feed(
     };
     match origin {
         Origin::Registry { client, reference } => {
-            let mut blob = client.blob(reference, descriptor)?;
+            let mut blob = client.blob(reference, descriptor);
             let mut listening = true;
             while let Some(chunk) = blob.try_next().await? {
                 if listening {

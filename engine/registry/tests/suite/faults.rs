@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cofferdam_registry::{
-    Client, ClientConfig, Credential, Credentials, CredentialsError, Descriptor, ErrorKind, Pushed,
+    Client, ClientConfig, Credential, Credentials, CredentialsError, Descriptor, ErrorKind,
 };
 use expect_test::{Expect, expect};
 
@@ -33,7 +33,11 @@ async fn check_blob(faults: &[Harm], expected: Expect) {
             assert!(pulled == bytes, "wrong bytes got through");
             "ok\n".to_owned()
         }
-        Err(error) => format!("{:?}: {}\n", error.kind(), error.problem),
+        Err(error) => {
+            let text = error.to_string();
+            let (_, text) = text.split_once(&format!("{}: ", blob.digest)).expect("names it");
+            format!("{:?}: {text}\n", error.kind())
+        }
     };
     for request in proxy.requests("/blobs/") {
         let range = request.split_once("HTTP/1.1").expect("a request line").1.trim();
@@ -86,27 +90,65 @@ async fn a_registry_without_ranges_sends_all_again() {
 }
 
 #[tokio::test]
-async fn a_download_that_goes_on_breaking_ends() {
-    let faults = vec![Harm::CloseAfter(1000); 4];
+async fn a_registry_that_refuses_ranges_sends_all_again() {
     check_blob(
-        &faults,
+        &[Harm::ResetAfter(1_000_000), answer("416 Range Not Satisfiable", "")],
         expect![[r#"
-        Network: expected 3145728 bytes, connection ended after 4000
-        all
-        range: bytes=1000-
-        range: bytes=2000-
-        range: bytes=3000-
-    "#]],
+            ok
+            all
+            range: bytes=1000000-
+            all
+        "#]],
     )
     .await;
 }
 
 #[tokio::test]
-async fn wrong_bytes_are_refused() {
+async fn a_stalled_download_is_resumed() {
+    check_blob(
+        &[Harm::StallAfter(1_000_000)],
+        expect![[r#"
+            ok
+            all
+            range: bytes=1000000-
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_download_that_goes_on_breaking_ends() {
+    let faults = vec![Harm::CloseAfter(1000); 5];
+    check_blob(
+        &faults,
+        expect![[r#"
+            Network: expected 3145728 bytes, connection ended after 5000 (tried 5 times)
+            all
+            range: bytes=1000-
+            range: bytes=2000-
+            range: bytes=3000-
+            range: bytes=4000-
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn wrong_bytes_are_fetched_again_and_never_used() {
     check_blob(
         &[Harm::Flip(1_500_000)],
         expect![[r#"
+            ok
+            all
+            all
+        "#]],
+    )
+    .await;
+    check_blob(
+        &[Harm::Flip(1_500_000), Harm::Flip(1_500_000)],
+        expect![[r#"
             WrongContents: the contents have digest sha256:01efc5696d214388d243de007adfde278a8e2690ad2971dc5f218b01db1fc865, expected sha256:eacfe04bc21304a30f1841b28d57f3ff58dee143c5c40569fc8e05b078100339
+            all
             all
         "#]],
     )
@@ -116,11 +158,12 @@ async fn wrong_bytes_are_refused() {
 #[tokio::test]
 async fn wrong_bytes_in_a_resumed_part_are_refused() {
     check_blob(
-        &[Harm::CloseAfter(1_000_000), Harm::Flip(7)],
+        &[Harm::CloseAfter(1_000_000), Harm::Flip(7), Harm::Flip(1_000_007)],
         expect![[r#"
             WrongContents: the contents have digest sha256:17f83dc92d73f2fbe7207cbfc5d6468f2020b164dc6db6a93c5341f815c88ec8, expected sha256:eacfe04bc21304a30f1841b28d57f3ff58dee143c5c40569fc8e05b078100339
             all
             range: bytes=1000000-
+            all
         "#]],
     )
     .await;
@@ -129,9 +172,10 @@ async fn wrong_bytes_in_a_resumed_part_are_refused() {
 #[tokio::test]
 async fn more_bytes_than_promised_are_refused() {
     check_blob(
-        &[Harm::Append(b"more")],
+        &[Harm::Append(b"more"), Harm::Append(b"more")],
         expect![[r#"
             WrongContents: expected 3145728 bytes, more were sent
+            all
             all
         "#]],
     )
@@ -142,7 +186,7 @@ async fn more_bytes_than_promised_are_refused() {
 async fn a_failing_registry_is_asked_again() {
     let faults = [
         answer("500 Internal Server Error", ""),
-        answer("503 Service Unavailable", ""),
+        answer("503 Service Unavailable", "retry-after: Sun, 06 Nov 1994 08:49:37 GMT\r\n"),
         answer("429 Too Many Requests", "retry-after: 0\r\n"),
     ];
     check_blob(
@@ -157,14 +201,15 @@ async fn a_failing_registry_is_asked_again() {
     )
     .await;
     check_blob(
-        &vec![answer("500 Internal Server Error", ""); 4],
+        &vec![answer("500 Internal Server Error", ""); 5],
         expect![[r#"
-        Network: the registry answered 500
-        all
-        all
-        all
-        all
-    "#]],
+            Network: the registry answered 500 (tried 5 times)
+            all
+            all
+            all
+            all
+            all
+        "#]],
     )
     .await;
 }
@@ -215,7 +260,7 @@ async fn a_wrong_manifest_is_refused() {
     let pushed =
         push_image(&client(), &registry.reference("m:1"), "amd64", &Bytes::from("layer")).await;
     let harm = || ("GET /v2/m/manifests", Harm::Flip(30));
-    let proxy = Proxy::start(registry.address, &[harm(), harm()]).await;
+    let proxy = Proxy::start(registry.address, &[harm(), harm(), harm(), harm()]).await;
     let reference = proxy.reference("m:1");
     for reference in [&reference, &reference.with_digest(pushed.digest)] {
         let error = client().manifest(reference).await.unwrap_err();
@@ -235,22 +280,152 @@ async fn an_endless_manifest_is_refused() {
     expect!["larger than the limit of 8388608 bytes"].assert_eq(&error.problem.to_string());
 }
 
-#[tokio::test]
-async fn a_broken_upload_begins_again() {
+/// Pushes through faults, and shows what was asked of the registry.
+async fn check_upload(faults: &[(&str, Harm)], expected: Expect) {
     let registry = Registry::start().await;
-    let faults = [
-        ("POST", answer("503 Service Unavailable", "")),
-        ("PUT", Harm::ResetAfter(0)),
-        ("PUT", answer("500 Internal Server Error", "")),
-    ];
-    let proxy = Proxy::start(registry.address, &faults).await;
+    let proxy = Proxy::start(registry.address, faults).await;
     let bytes = noise(SIZE);
     let blob = Descriptor::of("x", &bytes);
     let reference = proxy.reference("up");
-    let pushed = client().push_blob(&reference, &blob, &bytes, None).await.expect("pushed");
-    // The first upload may have been complete when the connection broke.
-    assert!(matches!(pushed, Pushed::Uploaded | Pushed::Existed));
-    assert!(client().small_blob(&reference, &blob).await.expect("pulled") == bytes);
+    let result = client().push_blob(&reference, &blob, &bytes, None).await;
+    let mut text = match result {
+        Ok(pushed) => {
+            assert!(client().small_blob(&registry.reference("up"), &blob).await.unwrap() == bytes);
+            format!("{pushed:?}\n")
+        }
+        Err(error) => {
+            let text = error.to_string();
+            let (_, text) = text.split_once(&format!("{}: ", blob.digest)).expect("names it");
+            format!("{:?}: {text}\n", error.kind())
+        }
+    };
+    for request in proxy.requests("") {
+        let (method, path) = request.split_once(' ').expect("a request line");
+        let what = if path.contains("/uploads/") { "upload" } else { "blob" };
+        text.push_str(&format!("{method} {what}\n"));
+    }
+    proxy.assert_spent();
+    expected.assert_eq(&text);
+}
+
+#[tokio::test]
+async fn a_broken_upload_begins_again_where_nothing_is_kept() {
+    check_upload(
+        &[("POST", answer("503 Service Unavailable", "")), ("PATCH", Harm::CutUpload(2_000_000))],
+        expect![[r#"
+            Uploaded
+            HEAD blob
+            POST upload
+            HEAD blob
+            POST upload
+            PATCH upload
+            GET upload
+            HEAD blob
+            POST upload
+            PATCH upload
+            PUT upload
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_upload_whose_end_was_not_answered_is_complete() {
+    check_upload(
+        &[("PUT", Harm::Unanswered)],
+        expect![[r#"
+            Uploaded
+            HEAD blob
+            POST upload
+            PATCH upload
+            PUT upload
+            GET upload
+            HEAD blob
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_lost_upload_begins_again() {
+    check_upload(
+        &[("PATCH", answer("404 Not Found", ""))],
+        expect![[r#"
+        Uploaded
+        HEAD blob
+        POST upload
+        PATCH upload
+        HEAD blob
+        POST upload
+        PATCH upload
+        PUT upload
+    "#]],
+    )
+    .await;
+    check_upload(
+        &[("PATCH", Harm::CutUpload(2_000_000)), ("GET", answer("404 Not Found", ""))],
+        expect![[r#"
+            Uploaded
+            HEAD blob
+            POST upload
+            PATCH upload
+            GET upload
+            HEAD blob
+            POST upload
+            PATCH upload
+            PUT upload
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_upload_changed_on_the_way_is_sent_again() {
+    check_upload(
+        &[("PATCH", Harm::FlipUpload(2_000_000))],
+        expect![[r#"
+        Uploaded
+        HEAD blob
+        POST upload
+        PATCH upload
+        PUT upload
+        HEAD blob
+        POST upload
+        PATCH upload
+        PUT upload
+    "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_upload_that_goes_on_failing_ends() {
+    check_upload(
+        &vec![("PATCH", answer("500 Internal Server Error", "")); 5],
+        expect![[r#"
+        Network: the registry answered 500 (tried 5 times)
+        HEAD blob
+        POST upload
+        PATCH upload
+        GET upload
+        HEAD blob
+        POST upload
+        PATCH upload
+        GET upload
+        HEAD blob
+        POST upload
+        PATCH upload
+        GET upload
+        HEAD blob
+        POST upload
+        PATCH upload
+        GET upload
+        HEAD blob
+        POST upload
+        PATCH upload
+    "#]],
+    )
+    .await;
 }
 
 /// A registry whose tokens come from a server of its own; `/v2/` and tokens are canned.
@@ -272,10 +447,9 @@ async fn tokens_are_fetched_and_renewed() {
     let proxy = Proxy::start(
         registry.address,
         &[
-            ("GET /v2/ ", answer("401 Unauthorized", &challenge)),
+            ("GET /v2/t/manifests", answer("401 Unauthorized", &challenge)),
             ("GET /v2/t/manifests", Harm::Without("none")),
             ("GET /v2/t/manifests", answer("401 Unauthorized", &challenge)),
-            ("GET /v2/ ", answer("401 Unauthorized", &challenge)),
         ],
     )
     .await;
@@ -308,7 +482,7 @@ async fn an_identity_token_is_exchanged() {
     let tokens = Proxy::start(registry.address, &[("POST /token", token("access"))]).await;
     let challenge =
         format!("www-authenticate: Bearer realm=\"http://{}/token\"\r\n", tokens.address);
-    let faults = [("GET /v2/ ", answer("401 Unauthorized", &challenge))];
+    let faults = [("HEAD /v2/t/manifests", answer("401 Unauthorized", &challenge))];
     let proxy = Proxy::start(registry.address, &faults).await;
     let client = Client::new(ClientConfig { credentials: Arc::new(Identity), ..quick() });
     assert_eq!(client.resolve(&proxy.reference("t:1")).await.expect("resolved"), pushed);
@@ -321,7 +495,7 @@ async fn a_token_that_would_break_a_header_is_refused() {
     let tokens = Proxy::start(registry.address, &[("GET /token", token("a\\nb"))]).await;
     let challenge =
         format!("www-authenticate: Bearer realm=\"http://{}/token\"\r\n", tokens.address);
-    let faults = [("GET /v2/ ", answer("401 Unauthorized", &challenge))];
+    let faults = [("HEAD /v2/t/manifests", answer("401 Unauthorized", &challenge))];
     let proxy = Proxy::start(registry.address, &faults).await;
     let error = client().resolve(&proxy.reference("t:1")).await.unwrap_err();
     expect!["invalid: the token has control characters"].assert_eq(&error.problem.to_string());
@@ -340,9 +514,9 @@ async fn a_token_server_that_says_no_is_an_unauthorized_error() {
     let tokens = Proxy::start(registry.address, &refusal).await;
     let challenge =
         format!("www-authenticate: Bearer realm=\"http://{}/token\"\r\n", tokens.address);
-    let faults = [("GET /v2/ ", answer("401 Unauthorized", &challenge))];
+    let faults = [("HEAD /v2/t/manifests", answer("401 Unauthorized", &challenge))];
     let proxy = Proxy::start(registry.address, &faults).await;
     let error = client().resolve(&proxy.reference("t:1")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthorized);
-    assert!(proxy.requests("/manifests/").is_empty());
+    assert_eq!(proxy.requests("/manifests/").len(), 1);
 }

@@ -91,7 +91,8 @@ pub fn client() -> Client {
 
 pub fn quick() -> ClientConfig {
     let retry = RetryPolicy { first_pause: Duration::from_millis(5), ..RetryPolicy::default() };
-    ClientConfig { retry, ..ClientConfig::default() }
+    let stall_timeout = Duration::from_secs(2);
+    ClientConfig { retry, stall_timeout, ..ClientConfig::default() }
 }
 
 /// Bytes that do not repeat soon.
@@ -153,6 +154,14 @@ pub enum Harm {
     Append(&'static [u8]),
     /// Takes out the named header line of the request, so that the whole body comes.
     Without(&'static str),
+    /// Passes on the request, and resets the connection in place of the answer.
+    Unanswered,
+    /// Passes on the head and this many bytes of the body, then nothing more.
+    StallAfter(usize),
+    /// Passes on this many bytes of the request's body, then resets both connections.
+    CutUpload(usize),
+    /// Changes the request's body at this offset.
+    FlipUpload(usize),
 }
 
 /// A proxy in front of a registry. Each fault is used once, by the first request that fits.
@@ -227,7 +236,7 @@ async fn serve(
         client.write_all(answer.as_bytes()).await?;
         return client.shutdown().await;
     }
-    if let Some(Harm::ResetAfter(_)) = &harm {
+    if let Some(Harm::ResetAfter(_) | Harm::Unanswered) = &harm {
         client.set_zero_linger()?;
     }
     let mut server = TcpStream::connect(upstream).await?;
@@ -237,6 +246,18 @@ async fn serve(
     };
     server.write_all(edit_head(&head, &["connection", without]).as_bytes()).await?;
     server.write_all(&rest).await?;
+    if let Some(Harm::CutUpload(length)) = harm {
+        let left = (length - rest.len()) as u64;
+        tokio::io::copy(&mut (&mut client).take(left), &mut server).await?;
+        client.set_zero_linger()?;
+        return server.shutdown().await;
+    }
+    if let Some(Harm::FlipUpload(at)) = harm {
+        let left = (at - rest.len()) as u64;
+        tokio::io::copy(&mut (&mut client).take(left), &mut server).await?;
+        let byte = client.read_u8().await?;
+        server.write_u8(byte ^ 1).await?;
+    }
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let upload = tokio::spawn(async move {
@@ -246,12 +267,20 @@ async fn serve(
     let (head, body_start) = read_head(&mut from_server).await?;
     let mut body = body_start;
     from_server.read_to_end(&mut body).await?;
+    if let Some(Harm::Unanswered) = harm {
+        upload.abort();
+        // Waits until the task's half of the connection is gone.
+        let _ = upload.await;
+        return Ok(());
+    }
     let mut removed = vec!["connection"];
     if matches!(harm, Some(Harm::CloseAfter(_) | Harm::Append(_))) {
         removed.push("content-length");
     }
     match harm {
-        Some(Harm::ResetAfter(length) | Harm::CloseAfter(length)) => body.truncate(length),
+        Some(Harm::ResetAfter(length) | Harm::CloseAfter(length) | Harm::StallAfter(length)) => {
+            body.truncate(length)
+        }
         Some(Harm::Flip(at)) => body[at] ^= 1,
         Some(Harm::Append(more)) => body.extend_from_slice(more),
         _ => {}
@@ -259,6 +288,10 @@ async fn serve(
     to_client.write_all(edit_head(&head, &removed).as_bytes()).await?;
     to_client.write_all(&body).await?;
     to_client.flush().await?;
+    if let Some(Harm::StallAfter(_)) = harm {
+        // Until the test is over.
+        std::future::pending::<()>().await;
+    }
     if let Some(Harm::ResetAfter(_)) = harm {
         // What was sent has to arrive before the reset throws away what is left.
         tokio::time::sleep(Duration::from_millis(50)).await;
