@@ -18,6 +18,8 @@ const PIECE: u64 = 16 << 20;
 const STEP: u64 = 64 << 20;
 /// How long others may take to make room while nothing changes.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How old what is known of the database's and the logs' size may be.
+const OVERHEAD_AGE: Duration = Duration::from_secs(1);
 /// How often it is looked whether there is room now.
 const INTERVAL: Duration = Duration::from_millis(50);
 
@@ -82,7 +84,7 @@ impl Store {
             self.forget_released()?;
             let mut connection = self.db();
             let transaction = db::begin(&mut connection)?;
-            let overhead = self.overhead();
+            let overhead = self.recent_overhead();
             let mut used = taken(&transaction)? + overhead;
             if used + more > limit {
                 Removal::new(self, &transaction).dead_sessions()?;
@@ -170,6 +172,19 @@ impl Store {
     pub fn usage(&self) -> Result<u64> {
         let bytes: i64 = self.db().query_row("SELECT bytes FROM usage", [], |row| row.get(0))?;
         Ok(u64::try_from(bytes).unwrap_or(0))
+    }
+
+    /// [`Store::overhead`], looked at now and then.
+    fn recent_overhead(&self) -> u64 {
+        let mut known = self.known_overhead().lock().unwrap_or_else(PoisonError::into_inner);
+        match *known {
+            Some((bytes, at)) if at.elapsed() < OVERHEAD_AGE => bytes,
+            _ => {
+                let bytes = self.overhead();
+                *known = Some((bytes, Instant::now()));
+                bytes
+            }
+        }
     }
 
     /// What the directory takes besides layers, packs and blobs: the database, compiled

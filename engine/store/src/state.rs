@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use rusqlite::{Connection, params};
 
@@ -43,6 +44,8 @@ struct Inner {
     scratch: Scratch,
     holds: Arc<Holds>,
     claims: ClaimFile,
+    /// What the directory takes besides what is counted, and when that was looked at.
+    overhead: Mutex<Option<(u64, Instant)>>,
     db: Mutex<Connection>,
     layers: Mutex<Loaded>,
     packs: Mutex<HashMap<PackId, Arc<File>>>,
@@ -97,6 +100,7 @@ impl Store {
                 scratch,
                 holds: Arc::default(),
                 claims: ClaimFile::open(&root.join("tmp/claims"))?,
+                overhead: Mutex::default(),
                 db: Mutex::new(db),
                 layers: Mutex::default(),
                 packs: Mutex::default(),
@@ -143,6 +147,10 @@ impl Store {
 
     pub(crate) fn holds(&self) -> &Arc<Holds> {
         &self.inner.holds
+    }
+
+    pub(crate) fn known_overhead(&self) -> &Mutex<Option<(u64, Instant)>> {
+        &self.inner.overhead
     }
 
     pub(crate) fn claims(&self) -> &ClaimFile {

@@ -2,6 +2,7 @@
 //! by that.
 
 use std::collections::HashMap;
+use std::fs;
 use std::time::Duration;
 
 use cofferdam_types::Digest;
@@ -137,9 +138,14 @@ impl Store {
                 break;
             }
         }
-        let gone = removal.finish();
+        let mut gone = removal.finish();
         transaction.commit()?;
         drop(connection);
+        if prune.is_everything() {
+            // Indexes of directories whose files are not stored any more.
+            let local = fs::read_dir(self.root().join("local")).into_iter().flatten().flatten();
+            gone.paths.extend(local.map(|entry| entry.path()));
+        }
         gone.remove_files(self);
         pruned.bytes = gone.bytes;
         Ok(pruned)
@@ -152,6 +158,11 @@ impl Store {
 }
 
 impl Prune {
+    /// Whether nothing but what is in use shall stay.
+    fn is_everything(&self) -> bool {
+        self.filters.is_empty() && self.keep_duration.is_zero() && self.keep_bytes == 0
+    }
+
     fn wants(&self, usage: &Usage) -> bool {
         let recently = || {
             let keep = i64::try_from(self.keep_duration.as_secs()).unwrap_or(i64::MAX);
