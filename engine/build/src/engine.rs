@@ -13,10 +13,12 @@ use cofferdam_source::ImageSource;
 use cofferdam_store::Store;
 use cofferdam_types::Platform;
 use tokio::sync::OnceCell;
+use tokio_util::task::TaskTracker;
 
 use crate::cache::StoreCache;
 use crate::gateway::Gateway;
 use crate::graph::BuildContext;
+use crate::logs::{self, Logs};
 use crate::progress::{BuildEvent, Sink};
 use crate::vertex::{OpVertex, blocking};
 use crate::{Error, Failure, FrontendChoice, Request, Response, export};
@@ -44,6 +46,8 @@ pub struct Engine {
     shared: Arc<Shared>,
     solver: Solver<OpVertex>,
     next: Arc<AtomicU64>,
+    /// The threads that write logs.
+    log_writers: TaskTracker,
 }
 
 /// What the ops of all builds share. What not every build needs is made when first asked for.
@@ -109,6 +113,7 @@ impl Engine {
             }),
             solver: Solver::new(cache, config.parallelism),
             next: Arc::default(),
+            log_writers: TaskTracker::new(),
         })
     }
 
@@ -118,6 +123,26 @@ impl Engine {
     /// # Errors
     /// What went wrong first, with the step and the lines of the source that it is about.
     pub async fn build(
+        &self,
+        request: Request,
+        session: Arc<dyn Session>,
+        sink: Sink,
+    ) -> Result<Response, Failure> {
+        let directory = self.shared.store.root().join("logs");
+        let limits = logs::Limits::default();
+        let (logs, sink) = Logs::start(directory, limits, sink, &self.log_writers);
+        let result = self.build_with(request, session, sink).await;
+        let mut kept = logs.close().await;
+        match result {
+            Ok(response) => Ok(Response { logs: kept.directory, ..response }),
+            Err(failure) => {
+                let log = failure.step.as_ref().and_then(|step| kept.failed.remove(step));
+                Err(Failure { log, ..failure })
+            }
+        }
+    }
+
+    async fn build_with(
         &self,
         request: Request,
         session: Arc<dyn Session>,
@@ -149,7 +174,7 @@ impl Engine {
             });
         }
         let exported = export::run(&context, images, &sink).await?;
-        Ok(Response { exported, metadata: built.metadata })
+        Ok(Response { exported, metadata: built.metadata, logs: None })
     }
 
     async fn run_frontend(
@@ -220,6 +245,9 @@ impl Engine {
 
     /// Waits until nothing of a cancelled build runs any more.
     pub async fn shutdown(&self) {
+        self.log_writers.close();
+        // A disk that takes longer has no more time.
+        let _ = tokio::time::timeout(logs::PATIENCE, self.log_writers.wait()).await;
         if let Some(runner) = self.shared.runner.get() {
             runner.idle().await;
         }

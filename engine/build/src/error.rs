@@ -1,6 +1,7 @@
 //! One error model: what kind, which step, where in the source, and what to try next.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cofferdam_solver::SolveError;
@@ -180,6 +181,8 @@ pub struct Failure {
     pub excerpts: Vec<Excerpt>,
     /// What to try next, one sentence each.
     pub hints: Vec<String>,
+    /// The file with everything that the step printed, if it did.
+    pub log: Option<PathBuf>,
 }
 
 /// Lines of a source file.
@@ -223,7 +226,7 @@ impl<E: Into<Error>> From<E> for Failure {
                 })
             }));
         }
-        Self { error: Arc::new(error), step: None, excerpts, hints }
+        Self { error: Arc::new(error), step: None, excerpts, hints, log: None }
     }
 }
 

@@ -140,7 +140,13 @@ impl BuildContext {
                 let op = ops.vertices.get(&error.vertex());
                 let excerpts = op.map(|op| op_excerpts(source, &op.op_digest()));
                 let hints = cause.hints();
-                Err(Failure { error: cause, step, excerpts: excerpts.unwrap_or_default(), hints })
+                Err(Failure {
+                    error: cause,
+                    step,
+                    excerpts: excerpts.unwrap_or_default(),
+                    hints,
+                    log: None,
+                })
             }
         }
     }

@@ -12,6 +12,7 @@ mod export;
 mod file;
 mod gateway;
 mod graph;
+mod logs;
 mod progress;
 mod request;
 mod source;

@@ -94,6 +94,8 @@ pub struct Response {
     pub exported: Vec<Exported>,
     /// Further results of the frontend by name (`result.txt`, …).
     pub metadata: BTreeMap<String, Vec<u8>>,
+    /// The directory with what the steps printed, if they did.
+    pub logs: Option<PathBuf>,
 }
 
 /// What an export made.

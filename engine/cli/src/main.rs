@@ -26,6 +26,7 @@ use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command, Debug, Store};
 use error::exit;
+use progress::terminal;
 use progress::text::Colours;
 use report::Style;
 
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error, style),
     };
     show_logs(colours);
+    terminal::guard_panics();
     let Cli { root: flag, max_storage, command } = cli;
     let is_root = rustix::process::geteuid().is_root();
     let root = root::state_directory(flag.clone(), &|name| std::env::var_os(name), is_root);
@@ -89,6 +91,6 @@ fn show_logs(colours: Colours) {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
         .with_ansi(colours == Colours::Keep)
-        .with_writer(io::stderr)
+        .with_writer(|| terminal::Messages)
         .init();
 }

@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use cofferdam_build::{Excerpt, Failure, Response, Warning};
 
 use crate::error::Error;
-use crate::progress::Tails;
-use crate::progress::text::{Colours, clean, clean_lines};
+use crate::progress::text::{Colours, clean, clean_lines, duration, fit, one_line, size};
+use crate::progress::{Summary, Tail, Tails};
 
 /// Lines of context on each side of the lines that an excerpt is about.
 const CONTEXT: usize = 2;
@@ -58,11 +58,14 @@ pub fn error(error: &Error, style: Style) -> String {
 pub fn failure(failure: &Failure, tails: &Tails, style: Style) -> String {
     let mut text = String::new();
     if let Some(step) = &failure.step {
-        let tail = tails.of_failed(step);
-        if !tail.is_empty() {
-            let _ = writeln!(text, "------\n > {}:", name(step));
-            for line in tail {
+        let Tail { lines, cut } = tails.of_failed(step);
+        if !lines.is_empty() {
+            let _ = writeln!(text, "------\n > {}:", one_line(step));
+            for line in lines {
                 let _ = writeln!(text, "{}", line.trim_end());
+            }
+            if let (true, Some(log)) = (cut, &failure.log) {
+                let _ = writeln!(text, "full log: {}", log.display());
             }
             text.push_str("------\n");
         }
@@ -72,7 +75,9 @@ pub fn failure(failure: &Failure, tails: &Tails, style: Style) -> String {
     }
     let message = message(failure);
     text += &match &failure.step {
-        Some(step) if !step.is_empty() => style.error(&format!("step `{}`: {message}", name(step))),
+        Some(step) if !step.is_empty() => {
+            style.error(&format!("step `{}`: {message}", one_line(step)))
+        }
         _ => style.error(&message),
     };
     text + &style.hints(&failure.hints)
@@ -89,6 +94,27 @@ pub fn warning(warning: &Warning, excerpts: &[Excerpt], style: Style) -> String 
     }
     excerpts.iter().for_each(|excerpt| text.push_str(&show(excerpt)));
     text
+}
+
+/// The build in numbers; lines are cut at `columns`.
+pub fn summary(summary: &Summary, columns: Option<usize>) -> String {
+    let Summary { run, cached, slowest, transferred, elapsed } = summary;
+    let steps = if *run == 1 { "step" } else { "steps" };
+    let mut lines = vec![format!("{run} {steps} run, {cached} cached in {}", duration(*elapsed))];
+    if *transferred > 0 {
+        lines.push(format!("{} transferred", size(*transferred)));
+    }
+    if !slowest.is_empty() {
+        lines.push("slowest:".to_owned());
+    }
+    for (took, name) in slowest {
+        lines.push(format!("{:>8} {name}", duration(*took)));
+    }
+    let cut = |line: String| match columns {
+        Some(columns) => fit(&line, columns.saturating_sub(1)).0 + "\n",
+        None => line + "\n",
+    };
+    lines.into_iter().map(cut).collect()
 }
 
 /// The images that were made.
@@ -115,11 +141,6 @@ fn message(failure: &Failure) -> String {
         cause = error.source();
     }
     message
-}
-
-/// A step's name on one line.
-fn name(step: &str) -> String {
-    clean(&step.split_whitespace().collect::<Vec<_>>().join(" "), Colours::Remove)
 }
 
 /// Lines of a source file in BuildKit's manner.
@@ -219,6 +240,7 @@ mod tests {
             step: Some("[2/2] RUN false".into()),
             excerpts: vec![Excerpt { file: "Dockerfile".into(), text, start: 2, end: 2 }],
             hints: vec!["say `true`".into()],
+            log: Some("/logs/x.log".into()),
         };
         let mut tails = Tails::default();
         for event in crate::progress::failed_step("[2/2] RUN false", "last words\n") {
@@ -238,6 +260,12 @@ mod tests {
             hint: say `true`
         "#]]
         .assert_eq(&failure(&failed, &tails, PLAIN));
+        let mut tails = Tails::default();
+        for event in crate::progress::failed_step("[2/2] RUN false", &"many\n".repeat(30)) {
+            tails.add(&event);
+        }
+        let shown = failure(&failed, &tails, PLAIN);
+        assert!(shown.contains("many\nfull log: /logs/x.log\n------\n"), "{shown}");
         (failed.step, failed.excerpts) = (None, Vec::new());
         let colours = Style { colours: Colours::Keep };
         expect![[r#"
@@ -251,6 +279,28 @@ mod tests {
     fn messages_cannot_drive_the_terminal() {
         let usage = Error::usage("bad \x1b[2Jvalue\x07").hint("a\x1b]0;x\x07b");
         assert_eq!(error(&usage, PLAIN), "error: bad value\nhint: ab\n");
+    }
+
+    #[test]
+    fn summaries() {
+        use std::time::Duration;
+        let slowest = vec![
+            (Duration::from_secs(83), "[2/3] RUN make --with-a-long-line-of-options".into()),
+            (Duration::from_millis(1500), "exporting to image".into()),
+        ];
+        let elapsed = Duration::from_secs(86);
+        let all = Summary { run: 2, cached: 3, slowest, transferred: 4_000_000, elapsed };
+        expect![[r#"
+            2 steps run, 3 cached in 1m 26s
+            4.00MB transferred
+            slowest:
+              1m 23s [2/3] RUN make --with-a-long-line-of-options
+                1.5s exporting to image
+        "#]]
+        .assert_eq(&summary(&all, None));
+        assert!(summary(&all, Some(20)).lines().all(|line| line.chars().count() < 20));
+        let nothing = Summary { cached: 5, ..Summary::default() };
+        assert_eq!(summary(&nothing, None), "0 steps run, 5 cached in 0.0s\n");
     }
 
     #[test]

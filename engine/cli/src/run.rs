@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::args::{Build, MaxStorage, ProgressMode};
 use crate::error::{Error, exit, exit_code};
-use crate::progress::{Display, Seen};
+use crate::progress::{Display, Seen, View, terminal};
 use crate::report::{self, Style};
 use crate::request::{Prepared, Surroundings, prepare};
 use crate::{root, storage};
@@ -116,7 +116,8 @@ async fn drive(
     let interrupted = listen()?;
     let root = config.root.clone();
     let engine = Engine::open(config)?;
-    let display = Display::start(args.progress(), style.colours, io::stderr());
+    let view = view(args.progress());
+    let display = Display::start(view, style.colours, io::stderr());
     let result = {
         let build = pin!(engine.build(request, Arc::new(session), display.sink()));
         tokio::select! {
@@ -136,6 +137,10 @@ async fn drive(
     match result {
         Some(Ok(response)) => {
             tell_seen(&seen, style);
+            if matches!(view, View::Terminal | View::Plain) {
+                let columns = (view == View::Terminal).then(|| terminal::Size::current().columns);
+                tell(&report::summary(&seen.summary, columns));
+            }
             succeed(args, &response, cache_only, style)?;
             Ok(exit::OK)
         }
@@ -148,6 +153,21 @@ async fn drive(
             tell(&style.error("interrupted"));
             Ok(exit::INTERRUPTED)
         }
+    }
+}
+
+/// How progress is shown where standard error goes.
+fn view(mode: ProgressMode) -> View {
+    // A terminal that can do no more than a printer gets lines.
+    let draws = || {
+        let term = std::env::var_os("TERM");
+        io::stderr().is_terminal() && term.is_some_and(|term| !term.is_empty() && term != "dumb")
+    };
+    match mode {
+        ProgressMode::Auto | ProgressMode::Tty if draws() => View::Terminal,
+        ProgressMode::Auto | ProgressMode::Tty | ProgressMode::Plain => View::Plain,
+        ProgressMode::Json => View::Json,
+        ProgressMode::Quiet => View::Nothing,
     }
 }
 
@@ -218,6 +238,7 @@ fn listen() -> Result<oneshot::Receiver<()>, Error> {
         // The build may be over already.
         let _ = tell.send(());
         next().await;
+        terminal::give_back();
         std::process::exit(exit::INTERRUPTED.into());
     });
     Ok(told)

@@ -2,35 +2,59 @@
 //! are written by one, so that a slow terminal does not hold up the build.
 
 mod json;
+mod live;
 mod plain;
+mod steps;
+mod summary;
 mod tails;
+pub mod terminal;
 pub mod text;
+mod transfers;
 mod why;
 
 use std::error::Error;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
 
 use cofferdam_build::{BuildEvent, EventKind, Excerpt, Response, Sink, Warning};
 
-pub use tails::Tails;
+pub use summary::Summary;
+pub use tails::{Tail, Tails};
 use text::Colours;
 
-use crate::args::ProgressMode;
 use json::Json;
+use live::Live;
 use plain::Plain;
+use steps::Steps;
+use terminal::{Screen, Size};
 
 /// Output of steps that waits to be written; beyond it some is left out.
 const MAX_QUEUED: usize = 64 << 20;
+/// How often a terminal is drawn on at most.
+const FRAME: Duration = Duration::from_millis(100);
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// Drawn on a terminal again and again.
+    Terminal,
+    /// Line by line.
+    Plain,
+    /// One JSON object per line.
+    Json,
+    /// Not at all.
+    Nothing,
+}
 
 /// Shows the progress of one build.
 pub struct Display {
     sender: Sender<Message>,
     queued: Arc<AtomicUsize>,
-    writer: JoinHandle<Seen>,
+    writer: Option<JoinHandle<Seen>>,
 }
 
 /// What the report at the end needs of what was seen.
@@ -42,6 +66,8 @@ pub struct Seen {
     pub warnings: Vec<(Warning, Vec<Excerpt>)>,
     /// Pieces of output that are not shown because they came faster than they could be written.
     pub left_out: usize,
+    /// The build in numbers.
+    pub summary: Summary,
 }
 
 enum Message {
@@ -52,14 +78,14 @@ enum Message {
 }
 
 impl Display {
-    /// Starts to write to `out`.
-    pub fn start(mode: ProgressMode, colours: Colours, out: impl Write + Send + 'static) -> Self {
+    /// Starts to write to `out`; if that is to be drawn on, it is the terminal on standard error.
+    pub fn start(view: View, colours: Colours, out: impl Write + Send + 'static) -> Self {
         let (sender, receiver) = channel();
         let queued = Arc::new(AtomicUsize::new(0));
-        let renderer = Renderer::new(mode, colours);
         let count = queued.clone();
-        let writer = std::thread::spawn(move || write(&receiver, renderer, &count, out));
-        Self { sender, queued, writer }
+        let writer = Writer::new(Renderer::new(view, colours), out);
+        let writer = std::thread::spawn(move || writer.run(&receiver, &count));
+        Self { sender, queued, writer: Some(writer) }
     }
 
     /// Where the engine's events go.
@@ -79,13 +105,25 @@ impl Display {
     }
 
     /// Writes what is left, and the result if there is one.
-    pub fn finish(self, result: Option<&Response>) -> Seen {
-        let result = result.map(|result| Message::Result(result.clone()));
-        for message in result.into_iter().chain([Message::End]) {
+    pub fn finish(mut self, result: Option<&Response>) -> Seen {
+        if let Some(result) = result {
             // Fails only if the writer panicked, which joining it tells.
-            let _ = self.sender.send(message);
+            let _ = self.sender.send(Message::Result(result.clone()));
         }
-        self.writer.join().unwrap_or_default()
+        self.end()
+    }
+
+    fn end(&mut self) -> Seen {
+        let _ = self.sender.send(Message::End);
+        let writer = self.writer.take();
+        writer.and_then(|writer| writer.join().ok()).unwrap_or_default()
+    }
+}
+
+impl Drop for Display {
+    /// The terminal is given back also when the build panicked.
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -100,79 +138,116 @@ fn log_size(event: &BuildEvent) -> usize {
 }
 
 /// The writing thread.
-fn write(
-    receiver: &Receiver<Message>,
-    mut renderer: Renderer,
-    queued: &AtomicUsize,
-    mut out: impl Write,
-) -> Seen {
-    let mut seen = Seen::default();
-    for message in receiver {
-        let text = match message {
-            Message::Event(event) => {
-                queued.fetch_sub(log_size(&event), Ordering::Relaxed);
-                if let BuildEvent::Vertex(event) = &event {
-                    seen.tails.add(event);
-                }
-                let text = renderer.event(&event);
-                if let BuildEvent::Warning { warning, excerpts } = event
-                    && renderer.leaves_warnings()
-                {
-                    seen.warnings.push((warning, excerpts));
-                }
-                text
-            }
-            Message::LeftOut => {
-                seen.left_out += 1;
-                continue;
-            }
-            Message::Result(response) => renderer.result(&response),
-            Message::End => break,
-        };
-        // Nobody reads standard error any more: the build goes on.
-        let _ = out.write_all(text.as_bytes());
+struct Writer<W> {
+    renderer: Renderer,
+    out: W,
+    began: Instant,
+    steps: Steps,
+    seen: Seen,
+}
+
+impl<W: Write> Writer<W> {
+    fn new(renderer: Renderer, out: W) -> Self {
+        let (steps, seen) = (Steps::default(), Seen::default());
+        Self { renderer, out, began: Instant::now(), steps, seen }
     }
-    let _ = out.flush();
-    seen
+
+    fn run(mut self, receiver: &Receiver<Message>, queued: &AtomicUsize) -> Seen {
+        let mut next_frame = self.began + FRAME;
+        loop {
+            let message = if matches!(self.renderer, Renderer::Terminal { .. }) {
+                let now = Instant::now();
+                if now >= next_frame {
+                    self.draw();
+                    next_frame = Instant::now() + FRAME;
+                }
+                receiver.recv_timeout(next_frame.saturating_duration_since(now))
+            } else {
+                receiver.recv().map_err(RecvTimeoutError::from)
+            };
+            match message {
+                Ok(Message::Event(event)) => {
+                    queued.fetch_sub(log_size(&event), Ordering::Relaxed);
+                    self.event(event);
+                }
+                Ok(Message::LeftOut) => self.seen.left_out += 1,
+                Ok(Message::Result(response)) => {
+                    if let Renderer::Json(json) = &mut self.renderer {
+                        let line = json.result(&response);
+                        self.write(&line);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.seen.summary = Summary::new(&self.steps, self.began.elapsed());
+        if let Renderer::Terminal { live, screen } = &mut self.renderer {
+            let size = Size::current();
+            let rest = live.rest(&mut self.steps, size.columns);
+            terminal::show(&mut self.out, &screen.draw(&rest, &[], size), false);
+        }
+        let _ = self.out.flush();
+        self.seen
+    }
+
+    fn event(&mut self, event: BuildEvent) {
+        if let BuildEvent::Vertex(event) = &event {
+            self.seen.tails.add(event);
+            self.steps.add(event);
+        }
+        match (&mut self.renderer, event) {
+            (Renderer::Terminal { live, .. }, BuildEvent::Vertex(event)) => {
+                live.add(&event, &self.steps);
+            }
+            (Renderer::Plain(plain), BuildEvent::Vertex(event)) => {
+                let text = plain.render(&event);
+                self.write(&text);
+            }
+            (
+                Renderer::Terminal { .. } | Renderer::Plain(_),
+                BuildEvent::Warning { warning, excerpts },
+            ) => self.seen.warnings.push((warning, excerpts)),
+            (Renderer::Json(json), event) => {
+                let text = json.render(&event);
+                self.write(&text);
+            }
+            (Renderer::Nothing, _) => {}
+        }
+    }
+
+    fn draw(&mut self) {
+        let Renderer::Terminal { live, screen } = &mut self.renderer else { return };
+        let (now, size) = (SystemTime::now(), Size::current());
+        let lasting = live.lasting(&mut self.steps, now, size.columns);
+        let rows = live.rows(&self.steps, &self.seen.tails, now, size);
+        terminal::show(&mut self.out, &screen.draw(&lasting, &rows, size), true);
+    }
+
+    fn write(&mut self, text: &str) {
+        // Nobody reads standard error any more: the build goes on.
+        let _ = self.out.write_all(text.as_bytes());
+    }
 }
 
 #[derive(Debug)]
 enum Renderer {
+    Terminal { live: Live, screen: Screen },
     Plain(Plain),
     Json(Json),
-    Quiet,
+    Nothing,
 }
 
 impl Renderer {
-    fn new(mode: ProgressMode, colours: Colours) -> Self {
-        match mode {
-            // Terminals get the same as everybody else for now.
-            ProgressMode::Auto | ProgressMode::Tty | ProgressMode::Plain => {
-                Self::Plain(Plain::new(colours))
+    fn new(view: View, colours: Colours) -> Self {
+        match view {
+            View::Terminal => {
+                Self::Terminal { live: Live::new(SystemTime::now()), screen: Screen::new(colours) }
             }
-            ProgressMode::Json => Self::Json(Json::default()),
-            ProgressMode::Quiet => Self::Quiet,
+            View::Plain => Self::Plain(Plain::new(colours)),
+            View::Json => Self::Json(Json::default()),
+            View::Nothing => Self::Nothing,
         }
-    }
-
-    fn event(&mut self, event: &BuildEvent) -> String {
-        match (self, event) {
-            (Self::Plain(plain), BuildEvent::Vertex(event)) => plain.render(event),
-            (Self::Json(json), event) => json.render(event),
-            (Self::Plain(_), BuildEvent::Warning { .. }) | (Self::Quiet, _) => String::new(),
-        }
-    }
-
-    fn result(&mut self, response: &Response) -> String {
-        match self {
-            Self::Json(json) => json.result(response),
-            Self::Plain(_) | Self::Quiet => String::new(),
-        }
-    }
-
-    /// Whether warnings are left to the report at the end.
-    fn leaves_warnings(&self) -> bool {
-        matches!(self, Self::Plain(_))
     }
 }
 
@@ -274,10 +349,10 @@ mod tests {
         BuildEvent::Warning { warning, excerpts: Vec::new() }
     }
 
-    /// What is written and seen in one mode.
-    fn run(mode: ProgressMode) -> (String, Seen) {
+    /// What is written and seen in one view.
+    fn run(view: View) -> (String, Seen) {
         let buffer = Buffer::default();
-        let display = Display::start(mode, Colours::Remove, buffer.clone());
+        let display = Display::start(view, Colours::Remove, buffer.clone());
         let sink = display.sink();
         for kind in [
             announced("RUN x"),
@@ -296,23 +371,25 @@ mod tests {
     }
 
     #[test]
-    fn each_mode_shows_what_it_should() {
-        let (text, seen) = run(ProgressMode::Plain);
+    fn each_view_shows_what_it_should() {
+        let (text, seen) = run(View::Terminal);
+        assert!(text.contains("#1 RUN x") && text.ends_with("\x1b[?25h\x1b[?2026l"), "{text:?}");
+        assert_eq!((seen.warnings.len(), seen.summary.run), (1, 1));
+        let (text, seen) = run(View::Plain);
         assert_eq!(text, "#1 RUN x\n#1 0.000 said\n#1 DONE 0.0s\n");
         assert_eq!((seen.warnings.len(), seen.left_out), (1, 0));
-        let (text, seen) = run(ProgressMode::Json);
+        let (text, seen) = run(View::Json);
         assert_eq!(text.lines().count(), 6, "{text}");
         assert!(text.ends_with("\n") && text.contains("\"result\""), "{text}");
         assert_eq!(seen.warnings.len(), 0, "the warning was shown");
-        let (text, seen) = run(ProgressMode::Quiet);
+        let (text, seen) = run(View::Nothing);
         assert_eq!((text.as_str(), seen.warnings.len()), ("", 0));
     }
 
     #[test]
     fn output_that_nobody_reads_does_not_fill_the_memory() {
         let (sender, receiver) = channel();
-        let writer = std::thread::spawn(Seen::default);
-        let display = Display { sender, queued: Arc::default(), writer };
+        let display = Display { sender, queued: Arc::default(), writer: None };
         let sink = display.sink();
         let piece = "x".repeat(1 << 20);
         for _ in 0..70 {
@@ -321,7 +398,7 @@ mod tests {
         }
         drop((display, sink));
         let queued = AtomicUsize::new(MAX_QUEUED * 2);
-        let seen = write(&receiver, Renderer::Quiet, &queued, std::io::sink());
+        let seen = Writer::new(Renderer::Nothing, std::io::sink()).run(&receiver, &queued);
         assert_eq!(seen.left_out, 5);
     }
 }

@@ -7,7 +7,8 @@ use cofferdam_build::{Event, EventKind, Outcome, Status, Stream};
 use cofferdam_types::Digest;
 
 use super::failure_message;
-use super::text::{Colours, LineBuffer, clean, clean_lines, seconds, size};
+use super::steps::End;
+use super::text::{Colours, LineBuffer, clean, clean_lines, one_line, seconds, size};
 use super::why::reason;
 
 /// How often a vertex says how far its parts are.
@@ -32,17 +33,9 @@ struct Vertex {
     last_status: Option<SystemTime>,
     complete_parts: HashSet<String>,
     /// How the last stretch ended that a line was written about.
-    ended: Option<Ended>,
+    ended: Option<End>,
     /// Whether lines were written since then.
     has_news: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
-    Done,
-    Cached,
-    Failed,
-    Canceled,
 }
 
 impl Plain {
@@ -100,8 +93,7 @@ impl Vertex {
         if number > 1 {
             page.text.push('\n');
         }
-        let name = self.name.split_whitespace().collect::<Vec<_>>().join(" ");
-        page.text.push_str(&format!("#{number} {}\n", clean(&name, Colours::Remove)));
+        page.text.push_str(&format!("#{number} {}\n", one_line(&self.name)));
         number
     }
 
@@ -151,24 +143,18 @@ impl Vertex {
             }
         }
         let took = seconds(self.started, at);
-        let (ended, line) = match outcome {
-            Outcome::Done => (Ended::Done, format!("DONE {took:.1}s")),
-            Outcome::Cached { .. } => (Ended::Cached, "CACHED".to_owned()),
+        let (end, line) = match outcome {
+            Outcome::Done => (End::Done, format!("DONE {took:.1}s")),
+            Outcome::Cached { .. } => (End::Cached, "CACHED".to_owned()),
             Outcome::Failed(error) => {
-                (Ended::Failed, format!("ERROR: {}", clean_lines(&failure_message(&**error))))
+                let message = clean_lines(&failure_message(&**error));
+                (End::Failed(message.clone()), format!("ERROR: {message}"))
             }
-            Outcome::Canceled => (Ended::Canceled, "CANCELED".to_owned()),
+            Outcome::Canceled => (End::Canceled, "CANCELED".to_owned()),
         };
-        // A vertex can complete several times. Another end is worth a line if there was
-        // something to see before it, or if it says more than the one before.
-        let says_more = match (self.ended, ended) {
-            (None, _) | (_, Ended::Failed) => true,
-            (Some(before), Ended::Done) => before != Ended::Done || self.has_news,
-            (Some(_), Ended::Cached | Ended::Canceled) => self.has_news,
-        };
-        if says_more {
+        if end.is_news_after(self.ended.as_ref(), self.has_news) {
             self.line(page, &line);
-            self.ended = Some(ended);
+            self.ended = Some(end);
         }
         self.has_news = false;
     }

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
+use unicode_segmentation::UnicodeSegmentation as _;
+use unicode_width::UnicodeWidthStr as _;
+
 /// The longest line that is kept together.
 const MAX_LINE: usize = 64 << 10;
 
@@ -51,8 +54,9 @@ pub enum Colours {
     Remove,
 }
 
-/// Removes what could do more to a terminal than write one line: control characters other than
-/// tabs, and escape sequences (ECMA-48) other than colours where those are kept.
+/// Removes what could do more to a terminal than write one line from left to right: control
+/// characters other than tabs, characters that turn the direction or end a line, and escape
+/// sequences (ECMA-48) other than colours where those are kept.
 pub fn clean(line: &str, colours: Colours) -> String {
     let mut out = String::with_capacity(line.len());
     let mut coloured = false;
@@ -68,7 +72,7 @@ pub fn clean(line: &str, colours: Colours) -> String {
             rest = after;
             continue;
         }
-        if c == '\t' || !c.is_control() {
+        if c == '\t' || !(c.is_control() || moves(c)) {
             out.push(c);
         }
         rest = &rest[c.len_utf8()..];
@@ -83,6 +87,50 @@ pub fn clean(line: &str, colours: Colours) -> String {
 pub fn clean_lines(text: &str) -> String {
     let lines: Vec<String> = text.lines().map(|line| clean(line, Colours::Remove)).collect();
     lines.join("\n")
+}
+
+/// Whether a character that is no control character changes where others are written.
+fn moves(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The bytes of one grapheme beyond which it is no text: letters with any number of accents.
+const MAX_GRAPHEME: usize = 64;
+
+/// As much of a line without escape sequences as this many columns hold, with `…` where something
+/// is missing, and how many columns that has. Tabs become spaces.
+pub fn fit(line: &str, columns: usize) -> (String, usize) {
+    const TAB: usize = 8;
+    let (mut out, mut used) = (String::new(), 0);
+    // Where to cut if there turns out to be too much, leaving a column for the mark.
+    let mut cut = (0, 0);
+    for grapheme in line.graphemes(true).filter(|grapheme| grapheme.len() <= MAX_GRAPHEME) {
+        let width = match grapheme {
+            "\t" => TAB - used % TAB,
+            _ => grapheme.width(),
+        };
+        if used + width > columns {
+            out.truncate(cut.0);
+            if columns > 0 {
+                out.push('…');
+            }
+            return (out, cut.1 + usize::from(columns > 0));
+        }
+        match grapheme {
+            "\t" => out.extend(std::iter::repeat_n(' ', width)),
+            _ => out.push_str(grapheme),
+        }
+        used += width;
+        if used < columns {
+            cut = (out.len(), used);
+        }
+    }
+    (out, used)
+}
+
+/// A text on one line, without what could drive a terminal.
+pub fn one_line(text: &str) -> String {
+    clean(&text.split_whitespace().collect::<Vec<_>>().join(" "), Colours::Remove)
 }
 
 fn is_colour(sequence: &str) -> bool {
@@ -115,6 +163,16 @@ fn escape_length(text: &str) -> usize {
 pub fn seconds(from: Option<SystemTime>, to: SystemTime) -> f64 {
     let elapsed = from.and_then(|from| to.duration_since(from).ok());
     elapsed.unwrap_or(Duration::ZERO).as_secs_f64()
+}
+
+/// A time for people: `1.5s`, `2m 05s`, `1h 02m`.
+pub fn duration(duration: Duration) -> String {
+    let (tenths, whole) = (duration.as_millis() / 100, duration.as_secs());
+    match whole {
+        0..60 => format!("{}.{}s", tenths / 10, tenths % 10),
+        60..3600 => format!("{}m {:02}s", whole / 60, whole % 60),
+        _ => format!("{}h {:02}m", whole / 3600, whole / 60 % 60),
+    }
 }
 
 /// A number of bytes in decimal units, as Docker writes it.
@@ -168,6 +226,42 @@ mod tests {
         check("a\x1bä", "aä", "aä");
         check("a\x1b[31äb", "aäb", "aäb");
         check("a\x1b]endless", "a", "a");
+    }
+
+    #[test]
+    fn lines_fit() {
+        let check = |line: &str, columns, expected: &str| {
+            let (text, used) = fit(line, columns);
+            assert_eq!((text.as_str(), used), (expected, expected.width()), "{line:?} {columns}");
+            assert!(used <= columns);
+        };
+        check("abc", 3, "abc");
+        check("abcd", 3, "ab…");
+        check("abcd", 1, "…");
+        check("abcd", 0, "");
+        check("a\tb", 20, "a       b");
+        check("a\tb", 8, "a…");
+        // Two columns each, and no half of one.
+        check("日本語", 6, "日本語");
+        check("日本語", 5, "日本…");
+        check("日本語", 4, "日…");
+        check("日本語", 1, "…");
+        // A letter with its accent stays together; endless accents are left out.
+        check("e\u{301}te\u{301}", 3, "e\u{301}te\u{301}");
+        check("e\u{301}te\u{301}", 2, "e\u{301}…");
+        check(&format!("a{}b", "\u{301}".repeat(100)), 2, "b");
+    }
+
+    #[test]
+    fn directions_are_not_turned() {
+        assert_eq!(clean("a\u{202e}b\u{2028}c\u{2066}d", Colours::Keep), "abcd");
+    }
+
+    #[test]
+    fn durations() {
+        let text = |millis| duration(Duration::from_millis(millis));
+        assert_eq!([0, 99, 1590, 59_999].map(text), ["0.0s", "0.0s", "1.5s", "59.9s"]);
+        assert_eq!([60_000, 3_599_999, 3_720_000].map(text), ["1m 00s", "59m 59s", "1h 02m"]);
     }
 
     #[test]
