@@ -277,10 +277,12 @@ fn amounts(current: u64, total: u64, rate: Option<u64>) -> Vec<String> {
 /// Digests in a name as short as people compare them.
 fn short(name: &str) -> String {
     const DIGITS: usize = 12;
-    let word = |word: &str| match word.strip_prefix("sha256:") {
-        Some(hex) if hex.len() == 64 && hex.is_ascii() => &hex[..DIGITS],
-        _ => word,
-    };
+    fn word(word: &str) -> &str {
+        match word.strip_prefix("sha256:") {
+            Some(hex) if hex.len() == 64 && hex.is_ascii() => &hex[..DIGITS],
+            _ => word,
+        }
+    }
     one_line(&name.split(' ').map(word).collect::<Vec<_>>().join(" "))
 }
 
@@ -406,19 +408,19 @@ mod tests {
             &busy(),
             (1500, 80, 24),
             expect![[r#"
-            #1 CACHED [base 1/2] FROM example.org/debian:bookworm|
-            ----
-            1/5 steps, 1 cached, 2 waiting                                             1.5s|
-            #2 [base 2/2] RUN ./configure && make -j8 all install                      1.4s|
-               checking for gcc... yes|
-               configure: done|
-               [ 10%] Building CXX object src/CMakeFiles/日本語.dir/main.cpp.o|
-               13%|
-            #3 [other 1/1] FROM example.org/tools:latest                               1.4s|
-               sha256:0123456789ab                               5.00MB / 40.00MB  3.57MB/s|
-               1 of 2 done                                       5.00MB / 40.00MB  3.57MB/s|
-               [final 2/3] COPY --from=base /usr/local /usr/local        waiting for #2, #3|
-        "#]],
+                #1 CACHED [base 1/2] FROM example.org/debian:bookworm|
+                ----
+                1/5 steps, 1 cached, 2 waiting                                             1.5s|
+                #2 [base 2/2] RUN ./configure && make -j8 all install                      1.4s|
+                   checking for gcc... yes|
+                   configure: done|
+                   [ 10%] Building CXX object src/CMakeFiles/日本語.dir/main.cpp.o|
+                   13%|
+                #3 [other 1/1] FROM example.org/tools:latest                               1.4s|
+                   0123456789ab                                      5.00MB / 40.00MB  3.57MB/s|
+                   1 of 2 done                                       5.00MB / 40.00MB  3.57MB/s|
+                   [final 2/3] COPY --from=base /usr/local /usr/local        waiting for #2, #3|
+            "#]],
         );
     }
 
@@ -428,18 +430,18 @@ mod tests {
             &busy(),
             (1500, 40, 10),
             expect![[r#"
-            #1 CACHED [base 1/2] FROM example.org/…|
-            ----
-            1/5 steps, 1 cached, 2 waiting     1.5s|
-            #2 [base 2/2] RUN ./configure &&…  1.4s|
-               configure: done|
-               [ 10%] Building CXX object src/CMak…|
-               13%|
-            #3 [other 1/1] FROM example.org/…  1.4s|
-               sha256:…  5.00MB / 40.00MB  3.57MB/s|
-               1 of 2 …  5.00MB / 40.00MB  3.57MB/s|
-               [final 2/3] COP…  waiting for #2, #3|
-        "#]],
+                #1 CACHED [base 1/2] FROM example.org/…|
+                ----
+                1/5 steps, 1 cached, 2 waiting     1.5s|
+                #2 [base 2/2] RUN ./configure &&…  1.4s|
+                   configure: done|
+                   [ 10%] Building CXX object src/CMak…|
+                   13%|
+                #3 [other 1/1] FROM example.org/…  1.4s|
+                   0123456789ab        5.00MB / 40.00MB|
+                   1 of 2 done         5.00MB / 40.00MB|
+                   [final 2/3] COP…  waiting for #2, #3|
+            "#]],
         );
     }
 
@@ -449,16 +451,16 @@ mod tests {
             &busy(),
             (1500, 20, 8),
             expect![[r#"
-            #1 CACHED [base 1/…|
-            ----
-            1/5 steps, 1…  1.5s|
-            #2 [base 2/2…  1.4s|
-               [ 10%] Building…|
-               13%|
-            #3 [other 1/…  1.4s|
-               sha256:012…  12%|
-               1 of 2 done  12%|
-        "#]],
+                #1 CACHED [base 1/…|
+                ----
+                1/5 steps, 1…  1.5s|
+                #2 [base 2/2…  1.4s|
+                   [ 10%] Building…|
+                   13%|
+                #3 [other 1/…  1.4s|
+                   0123456789…  12%|
+                   1 of 2 done  12%|
+            "#]],
         );
     }
 
