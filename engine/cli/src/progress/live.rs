@@ -59,10 +59,12 @@ impl Live {
         }
     }
 
-    /// What a step needs that begins has come to its end.
+    /// What a step needs that begins has come to its end. So has, most likely, what ended before
+    /// that, and it should be told of in order.
     fn settle(&mut self, step: &Step) {
-        for end in &mut self.ends {
-            end.settled |= step.inputs.contains(&end.vertex);
+        let last = self.ends.iter().rposition(|end| step.inputs.contains(&end.vertex));
+        for end in self.ends.iter_mut().take(last.map_or(0, |last| last + 1)) {
+            end.settled = true;
         }
     }
 
@@ -165,7 +167,10 @@ impl Live {
                 None => waiting += usize::from(step.running().is_none()),
             }
         }
-        let mut text = format!("{done}/{all} steps");
+        let mut text = match all {
+            0 => "starting".to_owned(),
+            _ => format!("{done}/{all} steps"),
+        };
         if cached > 0 {
             text += &format!(", {cached} cached");
         }

@@ -7,7 +7,7 @@ use super::steps::{End, Step, Steps};
 /// How many of the slowest steps are named.
 const SLOWEST: usize = 5;
 /// What took less is not slow.
-const SLOW: Duration = Duration::from_millis(50);
+const SLOW: Duration = Duration::from_millis(100);
 
 /// The numbers of one build.
 #[derive(Debug, Default)]
