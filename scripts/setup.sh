@@ -60,6 +60,7 @@ for part in "$@"; do
         need xz xz-utils
         need zstd zstd
         need git git
+        need tmux tmux
         ;;
     lint) ;;
     *)

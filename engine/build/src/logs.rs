@@ -61,7 +61,7 @@ pub(crate) struct Logs {
 /// What was written.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
-    /// The directory, if anything was printed.
+    /// The directory, if anything was printed and all of it is there.
     pub(crate) directory: Option<PathBuf>,
     /// The complete logs of steps that failed, by the steps' names.
     pub(crate) failed: HashMap<String, PathBuf>,
@@ -256,7 +256,7 @@ impl Writer {
                 Ok(())
             });
         }
-        Kept { directory, failed: self.failed }
+        Kept { directory: directory.filter(|_| !self.broken), failed: self.failed }
     }
 
     /// Does something, unless something went wrong already.

@@ -94,7 +94,7 @@ pub struct Response {
     pub exported: Vec<Exported>,
     /// Further results of the frontend by name (`result.txt`, …).
     pub metadata: BTreeMap<String, Vec<u8>>,
-    /// The directory with what the steps printed, if they did.
+    /// The directory with everything that the steps printed, if they did.
     pub logs: Option<PathBuf>,
 }
 

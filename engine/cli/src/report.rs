@@ -98,9 +98,13 @@ pub fn warning(warning: &Warning, excerpts: &[Excerpt], style: Style) -> String 
 
 /// The build in numbers; lines are cut at `columns`.
 pub fn summary(summary: &Summary, columns: Option<usize>) -> String {
-    let Summary { run, cached, slowest, transferred, elapsed } = summary;
+    let Summary { run, cached, saved, slowest, transferred, elapsed } = summary;
     let steps = if *run == 1 { "step" } else { "steps" };
-    let mut lines = vec![format!("{run} {steps} run, {cached} cached in {}", duration(*elapsed))];
+    let mut first = format!("{run} {steps} run, {cached} cached");
+    if !saved.is_zero() {
+        first += &format!(" (saved {})", duration(*saved));
+    }
+    let mut lines = vec![format!("{first} in {}", duration(*elapsed))];
     if *transferred > 0 {
         lines.push(format!("{} transferred", size(*transferred)));
     }
@@ -115,6 +119,12 @@ pub fn summary(summary: &Summary, columns: Option<usize>) -> String {
         None => line + "\n",
     };
     lines.into_iter().map(cut).collect()
+}
+
+/// Where what the steps printed can be read.
+pub fn logs(response: &Response) -> String {
+    let directory = response.logs.iter();
+    directory.map(|directory| format!("logs: {}\n", directory.display())).collect()
 }
 
 /// The images that were made.
@@ -289,9 +299,10 @@ mod tests {
             (Duration::from_millis(1500), "exporting to image".into()),
         ];
         let elapsed = Duration::from_secs(86);
-        let all = Summary { run: 2, cached: 3, slowest, transferred: 4_000_000, elapsed };
+        let saved = Duration::from_secs(40);
+        let all = Summary { run: 2, cached: 3, saved, slowest, transferred: 4_000_000, elapsed };
         expect![[r#"
-            2 steps run, 3 cached in 1m 26s
+            2 steps run, 3 cached (saved 40.0s) in 1m 26s
             4.00MB transferred
             slowest:
               1m 23s [2/3] RUN make --with-a-long-line-of-options

@@ -140,6 +140,7 @@ async fn drive(
             if matches!(view, View::Terminal | View::Plain) {
                 let columns = (view == View::Terminal).then(|| terminal::Size::current().columns);
                 tell(&report::summary(&seen.summary, columns));
+                tell(&report::logs(&response));
             }
             succeed(args, &response, cache_only, style)?;
             Ok(exit::OK)

@@ -12,6 +12,7 @@ mod rebuild;
 mod registry_faults;
 mod sandbox;
 mod storage;
+mod terminal;
 mod trees;
 mod wrong_input;
 

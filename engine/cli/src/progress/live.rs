@@ -220,6 +220,12 @@ fn head(step: &Step, now: SystemTime, columns: usize) -> Row {
 
 /// The lines for a step that ended.
 fn ended(step: &Step, end: &End, columns: usize) -> Vec<Row> {
+    let why = step.why.iter().filter(|_| matches!(end, End::Done | End::Failed(_)));
+    let why = why.map(|why| row(&format!("   why: {why}"), &[], columns, Look::Odd));
+    how_it_ended(step, end, columns).into_iter().chain(why).collect()
+}
+
+fn how_it_ended(step: &Step, end: &End, columns: usize) -> Vec<Row> {
     let number = step.number;
     let took = duration(step.took);
     let line = |word: &str, rights: &[String], look| {
@@ -315,7 +321,7 @@ fn waiting(steps: &Steps, columns: usize) -> Vec<Row> {
 #[cfg(test)]
 mod tests {
     use cofferdam_build::EventKind::{Completed, Started};
-    use cofferdam_build::{Outcome, Stream};
+    use cofferdam_build::{Miss, Outcome, Stream};
     use expect_test::{Expect, expect};
 
     use super::super::testing::{announced, at, failed, log, status};
@@ -379,7 +385,7 @@ mod tests {
             ),
             (0, "end", after("[final 3/3] RUN ldconfig", &["copy"])),
             (0, "from", Started),
-            (0, "from", Completed(Outcome::Cached)),
+            (0, "from", Completed(Outcome::Cached { took: None })),
             (100, "make", Started),
             (100, "pull", Started),
             (100, "pull", status(digest, 0, 40_000_000)),
@@ -535,8 +541,9 @@ mod tests {
                 (0, "b", after("[2/4] RUN b", &["a"])),
                 (0, "c", after("[3/4] RUN c", &["b"])),
                 (0, "d", after("[4/4] RUN d", &["c"])),
+                (0, "b", EventKind::Missed(Miss::NeverSeen)),
                 (0, "a", Started),
-                (0, "a", Completed(Outcome::Cached)),
+                (0, "a", Completed(Outcome::Cached { took: None })),
                 (0, "b", Started),
                 (100, "d", Started),
                 (2100, "b", Completed(Outcome::Done)),
@@ -548,6 +555,7 @@ mod tests {
             expect![[r#"
                 #1 CACHED [1/4] FROM x|
                 #2 [2/4] RUN b                                         2.1s|
+                   why: never built before|
                 #4 ERROR [3/4] RUN c                                   0.1s|
                    exit code: 1|
                 ----

@@ -10,6 +10,7 @@ use cofferdam_types::Digest;
 use super::failure_message;
 use super::text::{clean_lines, one_line};
 use super::transfers::Transfers;
+use super::why::reason;
 
 /// All steps that were heard of.
 #[derive(Debug, Default)]
@@ -34,6 +35,10 @@ pub struct Step {
     pub state: State,
     /// How long its ended stretches of work took together.
     pub took: Duration,
+    /// How long it took when it was done that it need not be done now, where that is known.
+    pub saved: Option<Duration>,
+    /// Why it has to be done, if anybody wants to know.
+    pub why: Option<String>,
     /// How far its parts are.
     pub transfers: Transfers,
     /// Whether something was printed or moved since it was last said to have ended.
@@ -76,6 +81,8 @@ impl Steps {
                 inputs: Vec::new(),
                 state: State::Waiting,
                 took: Duration::ZERO,
+                saved: None,
+                why: None,
                 transfers: Transfers::default(),
                 has_news: false,
             });
@@ -94,6 +101,7 @@ impl Steps {
                 }
                 step.state = State::Running(event.at);
             }
+            EventKind::Missed(miss) => step.why = Some(one_line(&reason(miss))),
             EventKind::Log { .. } => step.has_news = true,
             EventKind::Status(status) => {
                 step.transfers.add(status, event.at);
@@ -103,9 +111,13 @@ impl Steps {
                 if let State::Running(since) = step.state {
                     step.took += event.at.duration_since(since).unwrap_or_default();
                 }
+                step.saved = match outcome {
+                    Outcome::Cached { took } => *took,
+                    Outcome::Done | Outcome::Failed(_) | Outcome::Canceled => None,
+                };
                 step.state = State::Ended(match outcome {
                     Outcome::Done => End::Done,
-                    Outcome::Cached => End::Cached,
+                    Outcome::Cached { .. } => End::Cached,
                     Outcome::Failed(error) => End::Failed(clean_lines(&failure_message(&**error))),
                     Outcome::Canceled => End::Canceled,
                 });

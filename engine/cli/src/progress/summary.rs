@@ -16,6 +16,8 @@ pub struct Summary {
     pub run: usize,
     /// Steps that were cached.
     pub cached: usize,
+    /// How long those took when they were executed, where that is known.
+    pub saved: Duration,
     /// What took longest, and how long.
     pub slowest: Vec<(Duration, String)>,
     /// Bytes that were moved by transfers.
@@ -40,6 +42,7 @@ impl Summary {
         Self {
             run: ended(End::Done).count(),
             cached: ended(End::Cached).count(),
+            saved: ended(End::Cached).filter_map(|step| step.saved).sum(),
             slowest,
             transferred: steps.iter().map(|step| step.transfers.together().current).sum(),
             elapsed,
@@ -73,12 +76,14 @@ mod tests {
             add(name, took, EventKind::Completed(outcome));
         };
         step("[internal] load build context", 200, Outcome::Done);
-        step("[1/3] FROM x", 0, Outcome::Cached);
+        step("[1/3] FROM x", 0, Outcome::Cached { took: None });
+        step("[2/3] COPY", 0, Outcome::Cached { took: Some(Duration::from_secs(7)) });
         step("[2/3] RUN a", 1500, Outcome::Done);
         step("[3/3] RUN b", 40, Outcome::Done);
         step("exporting to image", 300, Outcome::Done);
         let summary = Summary::new(&steps, Duration::from_secs(2));
-        assert_eq!((summary.run, summary.cached, summary.transferred), (2, 1, 5000));
+        assert_eq!((summary.run, summary.cached, summary.transferred), (2, 2, 6000));
+        assert_eq!(summary.saved, Duration::from_secs(7));
         let slowest = summary.slowest.iter().map(|(took, name)| (took.as_millis(), name.as_str()));
         assert_eq!(
             slowest.collect::<Vec<_>>(),
