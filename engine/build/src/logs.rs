@@ -340,7 +340,12 @@ impl Writer {
         let took = step.started.and_then(|started| at.duration_since(started).ok());
         let took = took.unwrap_or_default().as_secs_f64();
         log.note(&match outcome {
-            Outcome::Failed(error) => format!("failed after {took:.1}s: {error}"),
+            Outcome::Failed(error) => {
+                // What the step itself said: around it, the solver names the step.
+                let said = std::error::Error::source(&**error).map(ToString::to_string);
+                let said = said.unwrap_or_else(|| error.to_string());
+                format!("failed after {took:.1}s: {said}")
+            }
             Outcome::Canceled => format!("canceled after {took:.1}s"),
             _ => format!("done in {took:.1}s"),
         })?;
@@ -570,7 +575,7 @@ mod tests {
         let expected = [
             (
                 "01-b.log".to_owned(),
-                format!("# b\n{time}\none\ntwo\n# failed after 0.0s: b: exit code: 1\n"),
+                format!("# b\n{time}\none\ntwo\n# failed after 0.0s: exit code: 1\n"),
             ),
             (
                 "02-2-3-RUN-..-..-etc-passwd-x.log".to_owned(),
