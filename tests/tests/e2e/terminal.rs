@@ -43,7 +43,7 @@ fn assert_whole(screen: &[String], columns: usize) {
             || line.starts_with("and ")
             || line.split('/').next().is_some_and(|n| n.parse::<u32>().is_ok());
         assert!(known, "a torn line {line:?} in:\n{}", screen.join("\n"));
-        let one = line.find("one says").is_none() || line.ends_with('…');
+        let one = !line.starts_with("   one says") || line.ends_with('…');
         assert!(one, "a torn line {line:?} in:\n{}", screen.join("\n"));
         assert!(line.chars().count() < columns, "too long: {line:?}");
     }
@@ -119,10 +119,7 @@ fn nothing_is_left_over_when_what_ended_scrolls_up() -> Result<()> {
     terminal.run(&command(&world, &context, "tty"))?;
     assert_eq!(terminal.exit_code()?, exit::OK);
     let screen = terminal.screen()?;
-    assert!(
-        screen.iter().any(|line| line.starts_with("0 steps run, 21 cached (saved ")),
-        "{screen:#?}"
-    );
+    assert!(screen.iter().any(|line| line.starts_with("0 steps run, 21 cached")), "{screen:#?}");
     Ok(())
 }
 

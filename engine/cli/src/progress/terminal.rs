@@ -21,8 +21,9 @@ const HIDE_CURSOR: &str = "\x1b[?25l";
 const SHOW_CURSOR: &str = "\x1b[?25h";
 const ERASE_LINE: &str = "\x1b[K";
 /// Erases from the beginning of the line to the end of the screen. In two steps, because tmux
-/// takes erasing everything from the upper left corner for something to keep in its history.
-const ERASE_BELOW: &str = "\r\x1b[K\x1b[B\x1b[J\x1b[A";
+/// takes erasing everything from the upper left corner for something to keep in its history; and
+/// back to where the cursor was, because at the lower edge there is no row below.
+const ERASE_BELOW: &str = "\r\x1b[K\x1b7\x1b[B\x1b[J\x1b8";
 
 /// Whether something is drawn on standard error that has to go before anything else is written.
 static LIVE: AtomicBool = AtomicBool::new(false);
@@ -283,6 +284,19 @@ mod tests {
                 c done
                 header
                 d
+            "#]],
+        );
+        // At the lower edge.
+        check(
+            &[(&["1", "2", "3"], &["header"]), (&["4"], &[]), (&["summary"], &[])],
+            expect![[r#"
+                $ cofferdam
+                1
+                -- cursor at 4, 0
+                2
+                3
+                4
+                summary
             "#]],
         );
         check(
