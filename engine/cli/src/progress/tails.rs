@@ -105,8 +105,7 @@ impl Step {
             self.forgot = true;
             data = &data[end + 1..];
         }
-        let mut pieces = data.split_inclusive(|byte| *byte == b'\n');
-        while let Some(piece) = pieces.next() {
+        for piece in data.split_inclusive(|byte| *byte == b'\n') {
             let complete = piece.strip_suffix(b"\n");
             let mut text = complete.unwrap_or(piece);
             // The end of a line may be written as both.
