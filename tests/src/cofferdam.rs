@@ -1,6 +1,7 @@
 //! Drives the built `cofferdam` binary: each test with a state directory of its own, with
 //! everything that the program printed kept for the assertions.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
@@ -391,6 +392,21 @@ impl Outcome {
             steps.filter(|name| name.starts_with('[') && !name.starts_with("[internal]")).collect();
         names.sort();
         names
+    }
+
+    /// Why steps ran, with `--why`: names and reasons.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<(String, String)> {
+        let names = self.events.iter().filter_map(|event| match event {
+            Event::Vertex { digest, name, .. } => Some((digest, name)),
+            _ => None,
+        });
+        let names: HashMap<_, _> = names.collect();
+        let missed = self.events.iter().filter_map(|event| match event {
+            Event::Missed { vertex, message } => Some((names[vertex].clone(), message.clone())),
+            _ => None,
+        });
+        missed.collect()
     }
 
     /// What the steps printed.

@@ -19,6 +19,13 @@ pub enum Event {
         #[serde(default)]
         inputs: Vec<String>,
     },
+    /// Why a vertex is about to run, with `--why`.
+    Missed {
+        /// The digest of the vertex.
+        vertex: String,
+        /// The reason for people.
+        message: String,
+    },
     /// A vertex began to run.
     Started {
         /// The digest of the vertex.

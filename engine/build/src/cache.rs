@@ -55,11 +55,7 @@ impl Cache<Snapshot> for StoreCache {
     }
 
     async fn took(&self, keys: &[Digest]) -> Vec<Option<Duration>> {
-        let took = |key: &Digest| {
-            let remembered = log(self.0.remembered(key)).flatten()?;
-            remembered.about.took.filter(|_| remembered.evicted.is_none())
-        };
-        keys.iter().map(took).collect()
+        log(self.0.took(keys)).unwrap_or_else(|| vec![None; keys.len()])
     }
 
     async fn claim(&self, key: &Digest) -> Claim {
@@ -85,14 +81,26 @@ impl Cache<Snapshot> for StoreCache {
         Some(Fate::Evicted { at: SystemTime::UNIX_EPOCH + since })
     }
 
-    async fn past(&self, name: &str) -> Vec<Past<Snapshot>> {
+    async fn past(&self, name: &str) -> Vec<Past> {
         let past = |remembered: Remembered| {
-            let About { kind, op, leaves, inputs, .. } = remembered.about;
+            let About { kind, name, op, leaves, inputs, .. } = remembered.about;
             let leaves = leaves.into_iter().map(|(name, value)| Leaf { name, value });
-            Some(Past { kind, op: op?, leaves: leaves.collect(), inputs, value: None })
+            let identity = remembered.identity;
+            Some(Past { name, kind, op: op?, leaves: leaves.collect(), inputs, identity })
         };
-        let similar = log(self.0.similar(name, MAX_PAST)).unwrap_or_default();
+        let mut similar = log(self.0.similar(name, MAX_PAST)).unwrap_or_default();
+        // Names show what variables stand for: where one changed, the place in the file is left.
+        if similar.is_empty()
+            && let Some(end) = name.find("] ").filter(|_| name.starts_with('['))
+        {
+            let start = &name[..end + 2];
+            similar = log(self.0.similar_start(start, MAX_PAST)).unwrap_or_default();
+        }
         similar.into_iter().filter_map(past).collect()
+    }
+
+    async fn load(&self, identity: &Digest) -> Option<Snapshot> {
+        Some(log(self.0.record_by_identity(identity)).flatten()?.snapshot)
     }
 }
 

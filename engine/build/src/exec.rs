@@ -10,7 +10,7 @@ use cofferdam_exec_linux::{
     Step, Stream as StepStream, User, lookup_user,
 };
 use cofferdam_llb::{ExecOp, Mount, MountKind, NetMode, Op, SecurityMode};
-use cofferdam_solver::{Context, Leaf, Stream};
+use cofferdam_solver::{Context, Stream};
 use cofferdam_store::{Layer, LayerDir, Selection, Snapshot, Store, Tree, Watch};
 use cofferdam_types::Platform;
 use tokio::sync::mpsc;
@@ -43,26 +43,8 @@ pub(crate) fn key(op: &Op, exec: &ExecOp) -> OpKey {
         }
     }
     let platform = op.platform.clone().map(Platform::normalized);
-    let definition = Op {
-        inputs: Vec::new(),
-        kind: cofferdam_llb::OpKind::Exec(normal),
-        platform,
-        constraints: None,
-    }
-    .encode();
-    OpKey { definition, reads }
-}
-
-/// What went into the key, piece by piece.
-pub(crate) fn leaves(exec: &ExecOp) -> Vec<Leaf> {
-    [("args".to_owned(), exec.meta.args.join(" "))]
-        .into_iter()
-        .chain(exec.meta.env.iter().map(|text| {
-            let (name, value) = text.split_once('=').unwrap_or((text, ""));
-            (format!("env {name}"), value.to_owned())
-        }))
-        .map(|(name, value)| Leaf { name, value })
-        .collect()
+    let kind = cofferdam_llb::OpKind::Exec(normal);
+    OpKey { normal: Op { inputs: Vec::new(), kind, platform, constraints: None }, reads }
 }
 
 /// What the step reads of an input, if it can only read: then the paths say it all.

@@ -51,10 +51,8 @@ pub(crate) fn key(op: &Op, file: &FileOp) -> OpKey {
             *selections = None;
         }
     }
-    let definition =
-        Op { inputs: Vec::new(), kind: OpKind::File(normal), platform: None, constraints: None }
-            .encode();
-    OpKey { definition, reads }
+    let kind = OpKind::File(normal);
+    OpKey { normal: Op { inputs: Vec::new(), kind, platform: None, constraints: None }, reads }
 }
 
 /// Makes a path relative to its root without `.` and `..`, as the component does.

@@ -5,6 +5,7 @@
 //! is passed in.
 
 mod cache;
+mod differences;
 mod engine;
 mod error;
 mod exec;
@@ -12,6 +13,7 @@ mod export;
 mod file;
 mod gateway;
 mod graph;
+mod leaves;
 mod logs;
 mod progress;
 mod request;

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use cofferdam_llb::SourceOp;
 use cofferdam_registry::Reference;
-use cofferdam_solver::Context;
+use cofferdam_solver::{Context, Leaf};
 use cofferdam_source::{Filter, Layout, LocalScan, Origin, ResolvedImage, scan_directory};
 use cofferdam_store::Snapshot;
 use cofferdam_types::{Digest, Platform};
 
 use crate::Error;
 use crate::graph::BuildContext;
+use crate::leaves::leaf;
 use crate::progress::status;
 use crate::vertex::blocking;
 
@@ -26,6 +27,22 @@ impl ResolvedSource {
         match self {
             Self::Image(image) => ("image", image.1.chain_id()),
             Self::Local(scan) => ("local", scan.digest),
+        }
+    }
+
+    /// What the key consists of. An image with the same layers under another name has the same
+    /// key; the name is here since it says more than digests.
+    pub(crate) fn leaves(&self) -> Vec<Leaf> {
+        match self {
+            Self::Image(image) => {
+                let (origin, image) = &**image;
+                vec![
+                    leaf("image", origin.name()),
+                    leaf("image digest", image.root.to_string()),
+                    leaf("image layers", image.chain_id().to_string()),
+                ]
+            }
+            Self::Local(scan) => vec![leaf("files", scan.digest.to_string())],
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cofferdam_llb::OpKind;
-use cofferdam_solver::{Context, Edge, InputKey, Key, Leaf, Vertex, VertexError};
+use cofferdam_llb::{Op, OpKind};
+use cofferdam_solver::{Change, Context, Edge, InputKey, Key, Leaf, Vertex, VertexError};
 use cofferdam_store::{Selection, Snapshot, Store, hash_tree};
 use cofferdam_types::{Digest, Hasher};
 use tokio::sync::OnceCell;
@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 use crate::error::Shared;
 use crate::graph::BuildContext;
 use crate::source::ResolvedSource;
-use crate::{Error, exec, file, source};
+use crate::{Error, differences, exec, file, leaves, source};
 
 /// One op of one build.
 pub(crate) struct OpVertex {
@@ -24,10 +24,10 @@ pub(crate) struct OpVertex {
     resolved: OnceCell<ResolvedSource>,
 }
 
-/// How an op enters the cache: its normalised definition, and what it reads of each input.
-/// `None` is everything, by identity.
+/// How an op enters the cache: what counts of its definition, without the inputs, and what it
+/// reads of each input. `None` is everything, by identity.
 pub(crate) struct OpKey {
-    pub(crate) definition: Vec<u8>,
+    pub(crate) normal: Op,
     pub(crate) reads: Vec<Option<Vec<Selection>>>,
 }
 
@@ -50,27 +50,13 @@ impl OpVertex {
         &self.context.engine.store
     }
 
-    fn op_key(&self) -> Result<OpKey, Error> {
-        let op = &self.vertex.op;
-        match &op.kind {
-            OpKind::Exec(exec) => Ok(exec::key(op, exec)),
-            OpKind::File(file) => Ok(file::key(op, file)),
-            OpKind::Merge(_) | OpKind::Diff(_) => Ok(OpKey {
-                // Inputs enter by their own keys; what is left is only how they are combined.
-                definition: cofferdam_llb::Op {
-                    inputs: Vec::new(),
-                    kind: op.kind.clone(),
-                    platform: None,
-                    constraints: None,
-                }
-                .encode(),
-                reads: op.inputs.iter().map(|_| None).collect(),
-            }),
-            OpKind::Source(_) => Err(Error::Internal("a source has a key of its own".into())),
-            OpKind::Build(_) | OpKind::Passthrough(_) => {
-                Err(Error::Unsupported(format!("the op `{}`", op.kind_name())))
-            }
-        }
+    /// Looks for a difference, which is no reason to fail.
+    async fn compare(
+        &self,
+        work: impl FnOnce() -> Result<Option<Change>, Error> + Send + 'static,
+    ) -> Option<Change> {
+        let unknown = |error: &Error| tracing::warn!("what changed in a tree: {error}");
+        blocking(work).await.inspect_err(unknown).ok().flatten()
     }
 
     async fn resolved(&self, progress: &Context) -> Result<&ResolvedSource, Error> {
@@ -120,6 +106,28 @@ impl OpVertex {
     }
 }
 
+/// How an op that is no source enters the cache.
+pub(crate) fn normalized(op: &Op) -> Result<OpKey, Error> {
+    match &op.kind {
+        OpKind::Exec(exec) => Ok(exec::key(op, exec)),
+        OpKind::File(file) => Ok(file::key(op, file)),
+        OpKind::Merge(_) | OpKind::Diff(_) => Ok(OpKey {
+            // Inputs enter by their own keys; what is left is only how they are combined.
+            normal: Op {
+                inputs: Vec::new(),
+                kind: op.kind.clone(),
+                platform: None,
+                constraints: None,
+            },
+            reads: op.inputs.iter().map(|_| None).collect(),
+        }),
+        OpKind::Source(_) => Err(Error::Internal("a source has a key of its own".into())),
+        OpKind::Build(_) | OpKind::Passthrough(_) => {
+            Err(Error::Unsupported(format!("the op `{}`", op.kind_name())))
+        }
+    }
+}
+
 /// Runs blocking work outside the async threads.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
@@ -145,8 +153,12 @@ impl Vertex for OpVertex {
         self.vertex.name().to_owned()
     }
 
+    /// As BuildKit calls it in lists of what is stored.
     fn kind(&self) -> &str {
-        self.vertex.op.kind_name()
+        match &self.vertex.op.kind {
+            OpKind::Source(source) if source.identifier.starts_with("local://") => "source.local",
+            _ => "regular",
+        }
     }
 
     fn outputs(&self) -> u32 {
@@ -167,8 +179,8 @@ impl Vertex for OpVertex {
             hasher.field(digest.as_bytes());
             return Ok(Key { digest: hasher.finish(), inputs: Vec::new() });
         }
-        let key = self.op_key().map_err(Shared::boxed)?;
-        hasher.field(&key.definition);
+        let key = normalized(&self.vertex.op).map_err(Shared::boxed)?;
+        hasher.field(key.normal.encode());
         let inputs = key.reads.iter().map(|reads| InputKey {
             selector: reads.as_ref().map(|selections| {
                 let mut hasher = Hasher::new();
@@ -185,16 +197,10 @@ impl Vertex for OpVertex {
 
     fn leaves(&self) -> Vec<Leaf> {
         match &self.vertex.op.kind {
-            OpKind::Source(_) => {
-                let resolved = self.resolved.get().map(ResolvedSource::key);
-                resolved
-                    .map(|(kind, digest)| Leaf { name: kind.into(), value: digest.to_string() })
-                    .into_iter()
-                    .collect()
-            }
-            OpKind::Exec(exec) => exec::leaves(exec),
-            _ => Vec::new(),
+            OpKind::Source(_) => self.resolved.get().map(ResolvedSource::leaves),
+            _ => normalized(&self.vertex.op).ok().map(|key| leaves::of(&key.normal)),
         }
+        .unwrap_or_default()
     }
 
     async fn content_key(
@@ -203,12 +209,32 @@ impl Vertex for OpVertex {
         value: &Snapshot,
         _: &Context,
     ) -> Result<Digest, VertexError> {
-        let mut key = self.op_key().map_err(Shared::boxed)?;
+        let mut key = normalized(&self.vertex.op).map_err(Shared::boxed)?;
         let selections = key.reads.swap_remove(input).unwrap_or_default();
         let (store, value) = (self.store().clone(), value.clone());
         blocking(move || Ok(hash_tree(&store.tree(&value)?, &selections)?))
             .await
             .map_err(Shared::boxed)
+    }
+
+    async fn compare_input(
+        &self,
+        input: usize,
+        before: &Snapshot,
+        after: &Snapshot,
+    ) -> Option<Change> {
+        let selections = normalized(&self.vertex.op).ok()?.reads.swap_remove(input)?;
+        let (store, before, after) = (self.store().clone(), before.clone(), after.clone());
+        self.compare(move || {
+            Ok(differences::between(&store.tree(&before)?, &store.tree(&after)?, &selections))
+        })
+        .await
+    }
+
+    async fn compare_source(&self, before: &Snapshot) -> Option<Change> {
+        let ResolvedSource::Local(scan) = self.resolved.get()? else { return None };
+        let (store, before, scan) = (self.store().clone(), before.clone(), scan.clone());
+        self.compare(move || Ok(differences::since(&store.tree(&before)?, &scan.root))).await
     }
 
     async fn run(

@@ -218,6 +218,11 @@ impl Op {
         self.wire().to_bytes()
     }
 
+    /// The op as Go's `encoding/json` shows it: every field that is written, under its name.
+    pub fn to_json(&self) -> serde_json::Value {
+        self.wire().json()
+    }
+
     pub(crate) fn wire(&self) -> OpWire {
         OpWire {
             inputs: self.inputs.clone(),

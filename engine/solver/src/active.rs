@@ -22,7 +22,7 @@ use crate::flight::{Failure, Flight};
 use crate::miss::{Difference, Present};
 use crate::progress::{Feed, Progress, Work};
 use crate::{
-    Cache, Claim, Entry, EventKind, Fate, Key, Miss, Outcome, Record, SolveError, Vertex,
+    Cache, Change, Claim, Entry, EventKind, Fate, Key, Miss, Outcome, Record, SolveError, Vertex,
     VertexError, lock,
 };
 
@@ -389,8 +389,10 @@ impl<V: Vertex> Active<V> {
                 None => {}
             }
         }
-        let past = cache.past(&self.vertex.name()).await;
+        let name = self.vertex.name();
+        let past = cache.past(&name).await;
         let present = Present {
+            name: &name,
             kind: self.vertex.kind(),
             op: self.known_key().digest,
             leaves: &self.vertex.leaves(),
@@ -398,14 +400,45 @@ impl<V: Vertex> Active<V> {
         };
         match present.compare(&past) {
             Difference::NothingLike => Miss::NeverSeen,
-            Difference::Leaf(change) => Miss::Changed(change),
-            Difference::Input(input, _) => {
-                let input = &self.inputs[input].0;
+            Difference::Leaf(change, past) => {
+                let closer = match self.inputs.is_empty() {
+                    true => match cache.load(&past.identity).await {
+                        Some(before) => self.vertex.compare_source(&before).await,
+                        None => None,
+                    },
+                    false => None,
+                };
+                Miss::Changed(closer.unwrap_or(change))
+            }
+            Difference::Input(index, before) => {
+                let (input, _) = &self.inputs[index];
                 let (vertex, name) = (input.digest, input.vertex.name());
-                Miss::InputChanged { vertex, name, change: None }
+                let change = self.compare_input(ready, index, before).await;
+                Miss::InputChanged { vertex, name, change }
             }
             Difference::Nothing => Miss::Lost,
         }
+    }
+
+    /// What differs between an input and its earlier result of which the vertex read `before`.
+    async fn compare_input(
+        &self,
+        ready: &Ready<V::Output>,
+        index: usize,
+        before: Digest,
+    ) -> Option<Change> {
+        if !self.known_key().inputs[index].by_content {
+            return None;
+        }
+        let (cache, work) = (&self.shared.cache, Work::quiet(&self.progress));
+        for past in cache.past(&self.inputs[index].0.vertex.name()).await {
+            let Some(value) = cache.load(&past.identity).await else { continue };
+            let read = self.vertex.content_key(index, &value, work.context()).await;
+            if read.is_ok_and(|read| read == before) {
+                return self.vertex.compare_input(index, &value, &ready.values[index]).await;
+            }
+        }
+        None
     }
 
     /// Says that this vertex is cached, and so is everything below that is not heard of

@@ -47,7 +47,9 @@ pub struct Entry<'a, O> {
 
 /// A result of the past, and what it was made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Past<O> {
+pub struct Past {
+    /// The name of the vertex that made it.
+    pub name: String,
     /// The kind of the vertex that made it.
     pub kind: String,
     /// The digest of the vertex's own key.
@@ -56,8 +58,8 @@ pub struct Past<O> {
     pub leaves: Vec<Leaf>,
     /// What each input contributed to the content key.
     pub inputs: Vec<Digest>,
-    /// The result, if it can still be loaded.
-    pub value: Option<O>,
+    /// What identifies the result.
+    pub identity: Digest,
 }
 
 /// What became of a record that is not there any more.
@@ -116,14 +118,21 @@ pub trait Cache<O>: Send + Sync + 'static {
         None
     }
 
-    /// The latest results of vertices with this name, latest first; not necessarily all.
+    /// The latest results of vertices with this name, latest first; not necessarily all. Where
+    /// there are none, those of vertices whose names are like it may be as good: they are compared
+    /// with if their inputs are the same.
     ///
     /// Asked to explain why a vertex has to run, and only when somebody wants to know.
-    async fn past(&self, _name: &str) -> Vec<Past<O>>
+    async fn past(&self, _name: &str) -> Vec<Past> {
+        Vec::new()
+    }
+
+    /// Loads a result of the past, if it is still there.
+    async fn load(&self, _identity: &Digest) -> Option<O>
     where
         O: 'async_trait,
     {
-        Vec::new()
+        None
     }
 }
 

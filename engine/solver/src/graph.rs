@@ -10,7 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cofferdam_types::Digest;
 
-use crate::{Context, SolveError, VertexError};
+use crate::{Change, Context, SolveError, VertexError};
 
 /// One output of a vertex.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -118,6 +118,27 @@ pub trait Vertex: Send + Sync + 'static {
         value: &Self::Output,
         context: &Context,
     ) -> Result<Digest, VertexError>;
+
+    /// The first thing that differs between an earlier result of input `input` and the present
+    /// one, in what this vertex reads of it.
+    ///
+    /// Asked as [`Vertex::leaves`] is, for inputs whose [`InputKey::by_content`] is set.
+    async fn compare_input(
+        &self,
+        _input: usize,
+        _before: &Self::Output,
+        _after: &Self::Output,
+    ) -> Option<Change> {
+        None
+    }
+
+    /// The first thing that differs between an earlier result of this vertex, which has no
+    /// inputs, and what it stands for now.
+    ///
+    /// Asked as [`Vertex::leaves`] is.
+    async fn compare_source(&self, _before: &Self::Output) -> Option<Change> {
+        None
+    }
 
     /// Does the work: turns the inputs' results into one result for each output.
     async fn run(

@@ -254,9 +254,12 @@ impl Progress {
         }
     }
 
-    /// Says that the vertex's result is taken from the cache.
+    /// Says that the vertex's result is taken from the cache, unless it is at work on another one.
     pub(crate) fn cached(&self, took: Option<Duration>) {
-        self.emit_cached(&mut lock(&self.state), took);
+        let mut state = lock(&self.state);
+        if state.started.is_none() || state.completed.is_some() {
+            self.emit_cached(&mut state, took);
+        }
     }
 
     fn emit_cached(&self, state: &mut History, took: Option<Duration>) {

@@ -46,6 +46,8 @@ pub struct About {
 /// A record that is or was there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remembered {
+    /// The identity that it has or had.
+    pub identity: Digest,
     /// Where it comes from.
     pub about: About,
     /// When it was made, in seconds since 1970.
@@ -269,10 +271,33 @@ impl Store {
     pub fn remembered(&self, key: &Digest) -> Result<Option<Remembered>> {
         let db = self.db();
         let mut query = db.prepare_cached(
-            "SELECT created, evicted, kind, name, about FROM records
+            "SELECT created, evicted, kind, name, about, identity FROM records
              JOIN record_keys ON record = id WHERE key = ?1",
         )?;
         Ok(query.query_row([key.as_bytes()], remembered).optional()?)
+    }
+
+    /// How long it took to make what each of these keys leads to, where that is known. One
+    /// question for many keys, since it is asked of all that a build need not look at.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn took(&self, keys: &[Digest]) -> Result<Vec<Option<Duration>>> {
+        let mut connection = self.db();
+        let transaction = connection.transaction()?;
+        let mut query = transaction.prepare_cached(
+            "SELECT about ->> '$.took.secs', about ->> '$.took.nanos' FROM records
+             JOIN record_keys ON record = id WHERE key = ?1 AND evicted IS NULL",
+        )?;
+        let row =
+            |row: &Row<'_>| Ok(row.get::<_, Option<i64>>(0)?.zip(row.get::<_, Option<u32>>(1)?));
+        let mut took = |key: &Digest| {
+            let found = query.query_row([key.as_bytes()], row).optional()?.flatten();
+            Ok(found.and_then(|(seconds, nanoseconds)| {
+                Some(Duration::new(u64::try_from(seconds).ok()?, nanoseconds))
+            }))
+        };
+        keys.iter().map(&mut took).collect()
     }
 
     /// What is remembered of results of steps with this name, the latest used first.
@@ -282,11 +307,26 @@ impl Store {
     pub fn similar(&self, name: &str, limit: usize) -> Result<Vec<Remembered>> {
         let db = self.db();
         let mut query = db.prepare_cached(
-            "SELECT created, evicted, kind, name, about FROM records
+            "SELECT created, evicted, kind, name, about, identity FROM records
              WHERE name = ?1 ORDER BY used DESC LIMIT ?2",
         )?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = query.query_map(params![name, limit], remembered)?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// What is remembered of results of steps whose names begin so, the latest used first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn similar_start(&self, start: &str, limit: usize) -> Result<Vec<Remembered>> {
+        let db = self.db();
+        let mut query = db.prepare_cached(
+            "SELECT created, evicted, kind, name, about, identity FROM records
+             WHERE name >= ?1 AND substr(name, 1, length(?1)) = ?1 ORDER BY used DESC LIMIT ?2",
+        )?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = query.query_map(params![start, limit], remembered)?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
@@ -526,5 +566,6 @@ fn add_keys(connection: &rusqlite::Connection, keys: &[Digest], record: i64) -> 
 }
 
 fn remembered(row: &Row<'_>) -> rusqlite::Result<Remembered> {
-    Ok(Remembered { created: row.get(0)?, evicted: row.get(1)?, about: about(row, 2)? })
+    let (created, evicted) = (row.get(0)?, row.get(1)?);
+    Ok(Remembered { identity: digest(row, 5)?, about: about(row, 2)?, created, evicted })
 }

@@ -160,6 +160,11 @@ impl<'a> Found<'a> {
         (!matches!(first.kind, NodeKind::Whiteout)).then_some(Self { nodes: merged })
     }
 
+    /// A node of one layer alone, like that of a layer which is not committed yet.
+    pub fn of(node: &'a Node) -> Self {
+        Self { nodes: vec![node] }
+    }
+
     /// The topmost node.
     pub fn node(&self) -> &'a Node {
         self.nodes[0]

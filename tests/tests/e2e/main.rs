@@ -14,6 +14,7 @@ mod sandbox;
 mod storage;
 mod terminal;
 mod trees;
+mod why;
 mod wrong_input;
 
 use anyhow::Result;

@@ -163,6 +163,7 @@ impl Vertex {
 #[cfg(test)]
 mod tests {
     use cofferdam_build::EventKind::{Completed, Started};
+    use cofferdam_build::Miss;
     use cofferdam_types::Digest;
     use expect_test::{Expect, expect};
 
@@ -220,6 +221,7 @@ mod tests {
                 (0, "a", Started),
                 (0, "a", Completed(Outcome::Cached { took: None })),
                 (0, "b", announced("fails")),
+                (0, "b", EventKind::Missed(Miss::Ignored)),
                 (0, "b", Started),
                 (0, "c", announced("beside it")),
                 (0, "c", Started),
@@ -231,6 +233,7 @@ mod tests {
                 #1 CACHED
 
                 #2 fails
+                #2 why: told to ignore the cache
 
                 #3 beside it
                 #2 ERROR: exit code: 1

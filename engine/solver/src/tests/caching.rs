@@ -36,7 +36,7 @@ async fn the_top_hits_when_everything_below_was_pruned() {
     world.source("source", "x");
     let (graph, top) = pipeline(&world);
     let value = solve(&cache, &graph, top).await;
-    lock(&cache.0).values.retain(|_, kept| *kept == value);
+    lock(&cache.records).values.retain(|_, kept| *kept == value);
     world.take_log();
     assert_eq!(solve(&cache, &graph, top).await, value);
     world.check(expect!["resolve source"]);
@@ -48,7 +48,7 @@ async fn a_result_that_was_pruned_is_made_again_from_what_is_left() {
     world.source("source", "x");
     let (graph, top) = pipeline(&world);
     let value = solve(&cache, &graph, top).await;
-    lock(&cache.0).values.retain(|_, kept| kept.starts_with("copy"));
+    lock(&cache.records).values.retain(|_, kept| kept.starts_with("copy"));
     world.take_log();
     assert_eq!(solve(&cache, &graph, top).await, value);
     world.check(expect![[r#"
@@ -71,11 +71,11 @@ async fn a_change_that_is_not_read_hits_by_content_and_then_by_definition() {
         resolve source
         run source"#]]);
     // One for each of copy, build and pack.
-    assert_eq!(lock(&cache.0).aliases, 3);
+    assert_eq!(lock(&cache.records).aliases, 3);
 
     solve(&cache, &graph, top).await;
     world.check(expect!["resolve source"]);
-    assert_eq!(lock(&cache.0).aliases, 3);
+    assert_eq!(lock(&cache.records).aliases, 3);
 }
 
 #[tokio::test]
@@ -182,7 +182,7 @@ async fn each_output_has_its_own_record() {
     assert_eq!(solve(&cache, &graph, first).await, "pair()");
     assert_eq!(solve(&cache, &graph, second).await, "pair.1()");
     world.check(expect!["run pair"]);
-    lock(&cache.0).values.retain(|_, kept| kept == "pair.1()");
+    lock(&cache.records).values.retain(|_, kept| kept == "pair.1()");
     assert_eq!(solve(&cache, &graph, second).await, "pair.1()");
     world.check(expect![""]);
     assert_eq!(solve(&cache, &graph, first).await, "pair()");

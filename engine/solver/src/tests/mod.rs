@@ -8,10 +8,12 @@ mod progress;
 mod random;
 mod scale;
 mod sharing;
+mod simulation;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use cofferdam_types::{Digest, Hasher};
@@ -243,37 +245,52 @@ impl Vertex for Node {
 
 /// A cache in memory.
 #[derive(Default)]
-struct Memory(Mutex<Records>);
+struct Memory {
+    records: Mutex<Records>,
+    /// How often a key was asked about.
+    asked: AtomicUsize,
+}
 
 #[derive(Default)]
 struct Records {
     identities: HashMap<Digest, Digest>,
     values: HashMap<Digest, String>,
+    took: HashMap<Digest, Option<Duration>>,
     aliases: usize,
 }
 
 #[async_trait]
 impl Cache<String> for Memory {
     async fn lookup(&self, key: &Digest) -> Option<Record<String>> {
-        let records = lock(&self.0);
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let records = lock(&self.records);
         let identity = *records.identities.get(key)?;
-        Some(Record { value: records.values.get(&identity)?.clone(), identity, took: None })
+        let took = records.took.get(&identity).copied().flatten();
+        Some(Record { value: records.values.get(&identity)?.clone(), identity, took })
     }
 
     async fn save(&self, entry: Entry<'_, String>) -> Record<String> {
-        let mut records = lock(&self.0);
+        let mut records = lock(&self.records);
         let Record { value, identity, took } = entry.record;
         for key in entry.keys {
             records.identities.insert(*key, identity);
         }
         let value = records.values.entry(identity).or_insert(value).clone();
+        records.took.insert(identity, took);
         Record { value, identity, took }
     }
 
     async fn alias(&self, key: &Digest, identity: &Digest) {
-        let mut records = lock(&self.0);
+        let mut records = lock(&self.records);
         records.aliases += 1;
         records.identities.insert(*key, *identity);
+    }
+
+    async fn took(&self, keys: &[Digest]) -> Vec<Option<Duration>> {
+        self.asked.fetch_add(keys.len(), Ordering::Relaxed);
+        let records = lock(&self.records);
+        let took = |key| records.took.get(records.identities.get(key)?).copied().flatten();
+        keys.iter().map(took).collect()
     }
 }
 

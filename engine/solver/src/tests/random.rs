@@ -2,7 +2,6 @@
 //! scratch.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -188,7 +187,7 @@ fn simulate(runtime: &Runtime, plans: &[Plan], steps: &[Step]) {
                 };
             }
             Step::Prune { remainder } => {
-                lock(&cache.0).values.retain(|_, value| value.len() % 4 != *remainder);
+                lock(&cache.records).values.retain(|_, value| value.len() % 4 != *remainder);
                 may_run.clear();
             }
             Step::Build { wanted, ignore_cache } => {

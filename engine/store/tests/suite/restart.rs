@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use cofferdam_store::{
-    About, HeldLayer, ImageRecord, LayerBlob, Record, Snapshot, Store, UnpackedLayer,
+    About, HeldLayer, ImageRecord, LayerBlob, Record, Remembered, Snapshot, Store, UnpackedLayer,
 };
 use cofferdam_types::Digest;
 
@@ -98,6 +98,28 @@ fn reopening_keeps_everything_committed() {
     assert_eq!(store.read_blob(&blob).expect("readable").as_deref(), Some(&b"blob"[..]));
     let next = store.commit_virtual(store.layer(layer).expect("it is there").root.clone());
     assert!(!ids.contains(&next.expect("a layer").id()), "ids are never used twice");
+}
+
+#[test]
+fn what_is_remembered_of_results() {
+    let place = Place::new();
+    let (store, took) = (&place.store, Some(Duration::new(1, 500_000_007)));
+    let mut known = record("a", "");
+    known.about = About { name: "[1/2] RUN a".into(), took, ..known.about };
+    store.save_record(&[digest("key1"), digest("alias")], &known).expect("a database");
+    store.save_record(&[digest("key2")], &record("b", "")).expect("a database");
+    let keys = ["alias", "never seen", "key2"].map(digest);
+    assert_eq!(store.took(&keys).expect("a database"), [took, None, None]);
+
+    let names = |similar: Vec<Remembered>| {
+        similar.into_iter().map(|known| (known.about.name, known.identity)).collect::<Vec<_>>()
+    };
+    let first = ("[1/2] RUN a".to_owned(), digest("a"));
+    let by_name = names(store.similar("[1/2] RUN a", 9).expect("a database"));
+    assert_eq!(by_name, [first]);
+    assert_eq!(names(store.similar_start("[1/2] ", 9).expect("a database")), by_name);
+    assert_eq!(names(store.similar_start("[2/2] ", 9).expect("a database")), []);
+    assert_eq!(names(store.similar_start("", 9).expect("a database")).len(), 2);
 }
 
 #[test]
