@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ pub struct Registry {
     process: Child,
     address: SocketAddr,
     storage: TempDir,
+    tls: bool,
 }
 
 impl Registry {
@@ -27,23 +28,42 @@ impl Registry {
     /// # Errors
     /// `docker-registry` is not installed, or does not come up.
     pub fn start() -> Result<Self> {
+        Self::start_with(false)
+    }
+
+    /// The same, with TLS and a certificate of an authority of its own.
+    ///
+    /// # Errors
+    /// Also when `openssl` is not installed.
+    pub fn start_with_tls() -> Result<Self> {
+        Self::start_with(true)
+    }
+
+    fn start_with(tls: bool) -> Result<Self> {
         // The port is free when asked for, not when used: another test may get it in between.
         for _ in 0..8 {
-            if let Some(registry) = Self::try_start()? {
+            if let Some(registry) = Self::try_start(tls)? {
                 return Ok(registry);
             }
         }
         bail!("docker-registry did not come up on any of 8 ports")
     }
 
-    fn try_start() -> Result<Option<Self>> {
+    fn try_start(tls: bool) -> Result<Option<Self>> {
         let storage = tempfile::tempdir()?;
+        let (key, certificate) =
+            (storage.path().join("server.key"), storage.path().join("server.pem"));
+        let mut secure = String::new();
+        if tls {
+            make_certificates(storage.path())?;
+            secure = format!(", tls: {{key: {key:?}, certificate: {certificate:?}}}");
+        }
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let configuration = format!(
             "version: 0.1\n\
              log: {{level: warn, accesslog: {{disabled: true}}}}\n\
              storage:\n  filesystem: {{rootdirectory: {storage:?}}}\n  delete: {{enabled: true}}\n\
-             http: {{addr: \"{address}\"}}\n",
+             http: {{addr: \"{address}\"{secure}}}\n",
             storage = storage.path().join("data"),
         );
         let file = storage.path().join("config.yml");
@@ -57,7 +77,7 @@ impl Registry {
             .stderr(log)
             .spawn()
             .context("cannot start docker-registry (Debian package docker-registry)")?;
-        let mut registry = Self { process, address, storage };
+        let mut registry = Self { process, address, storage, tls };
         Ok(registry.answers()?.then_some(registry))
     }
 
@@ -68,8 +88,9 @@ impl Registry {
             if self.process.try_wait()?.is_some() {
                 return Ok(false);
             }
-            if http_get(self.address, "/v2/").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
-            {
+            // A server with TLS says in the clear that it wants that.
+            let expected = if self.tls { "HTTP/1.0 400" } else { "HTTP/1.1 200" };
+            if http_get(self.address, "/v2/").is_ok_and(|answer| answer.starts_with(expected)) {
                 return Ok(true);
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -81,6 +102,12 @@ impl Registry {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The certificates of the authority that signed this registry's, and of another one.
+    #[must_use]
+    pub fn authorities(&self) -> (PathBuf, PathBuf) {
+        (self.storage.path().join("right.pem"), self.storage.path().join("wrong.pem"))
     }
 
     /// The image reference of a repository here, such as `127.0.0.1:PORT/busybox:latest`.
@@ -137,6 +164,26 @@ impl Drop for Registry {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Makes two authorities, `right` and `wrong`, and a server certificate of the first.
+fn make_certificates(directory: &Path) -> Result<()> {
+    let openssl = |arguments: &str| -> Result<()> {
+        run(command("openssl", arguments.split(' ')).current_dir(directory))?;
+        Ok(())
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    for name in ["right", "wrong"] {
+        openssl(&format!(
+            "req -x509 {key} -keyout {name}.key -out {name}.pem -subj /CN={name} -days 2"
+        ))?;
+    }
+    fs::write(directory.join("extensions"), "subjectAltName=IP:127.0.0.1\n")?;
+    openssl(&format!("req {key} -keyout server.key -out server.csr -subj /CN=registry"))?;
+    openssl(
+        "x509 -req -in server.csr -CA right.pem -CAkey right.key -CAcreateserial -days 2 \
+         -extfile extensions -out server.pem",
+    )
 }
 
 fn http_get(address: SocketAddr, path: &str) -> Result<String> {

@@ -129,14 +129,14 @@ fn faults_reach_a_real_client_and_go_away() -> Result<()> {
         run(command("skopeo", options).args([from, to]))
     };
     pull()?;
-    for fault in [Fault::Status(403), Fault::WrongBytes, Fault::Truncate(1000)] {
-        proxy.spoil("/blobs/", fault, usize::MAX);
+    for fault in [Fault::Status(403), Fault::WrongByte(0), Fault::Truncate(1000)] {
+        proxy.spoil("GET /blobs/", fault.clone(), usize::MAX);
         assert!(pull().is_err(), "{fault:?} went unnoticed");
         proxy.heal();
     }
     // skopeo resumes a broken transfer, so a reset shows in the requests that it makes.
     let before = proxy.requests().len();
-    proxy.spoil("/blobs/", Fault::Reset(100), 1);
+    proxy.spoil("GET /blobs/", Fault::Reset(100), 1);
     // Whether it then succeeds is skopeo's affair.
     let _ = pull();
     assert!(proxy.requests().len() > before);

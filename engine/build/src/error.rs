@@ -113,11 +113,7 @@ impl Error {
         match self {
             Self::Source(cofferdam_source::Error::Registry(error))
             | Self::Registry(error)
-            | Self::Export(cofferdam_export::Error::Registry(error))
-                if error.kind() == cofferdam_registry::ErrorKind::Unauthorized =>
-            {
-                vec![format!("log in first: docker login {}", error.registry)]
-            }
+            | Self::Export(cofferdam_export::Error::Registry(error)) => registry_hints(error),
             Self::Store(cofferdam_store::Error::StorageLimit { .. }) => {
                 vec!["give it more room: --max-storage, or COFFERDAM_MAX_STORAGE".into()]
             }
@@ -168,6 +164,21 @@ impl Error {
             Self::Internal(_) => Kind::Internal,
         }
     }
+}
+
+/// What to try next with a registry.
+fn registry_hints(error: &cofferdam_registry::Error) -> Vec<String> {
+    let registry = &error.registry;
+    if error.kind() == cofferdam_registry::ErrorKind::Unauthorized {
+        return vec![format!("log in first: docker login {registry}")];
+    }
+    if let cofferdam_registry::Problem::Certificate(_) = *error.problem {
+        return vec![format!(
+            "name the certificate of its authority in the configuration file: `ca` under \
+             [registry.\"{registry}\"]"
+        )];
+    }
+    Vec::new()
 }
 
 /// A build that failed.

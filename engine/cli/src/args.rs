@@ -30,6 +30,10 @@ pub struct Cli {
     /// file system, at most 100g] [env: COFFERDAM_MAX_STORAGE]
     #[arg(long, global = true, value_name = "BYTES", value_parser = max_storage)]
     pub max_storage: Option<MaxStorage>,
+    /// Configuration file [default: $XDG_CONFIG_HOME/cofferdam/config.toml or
+    /// /etc/cofferdam/config.toml, where there is one]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,

@@ -6,6 +6,7 @@
 //! **Invariant:** it knows nothing below the engine's surface.
 
 mod args;
+mod config;
 mod contexts;
 mod debug;
 mod error;
@@ -45,12 +46,12 @@ fn main() -> ExitCode {
     };
     show_logs(colours);
     terminal::guard_panics();
-    let Cli { root: flag, max_storage, command } = cli;
+    let Cli { root: flag, max_storage, config, command } = cli;
     let is_root = rustix::process::geteuid().is_root();
     let root = root::state_directory(flag.clone(), &|name| std::env::var_os(name), is_root);
     let done = |()| exit::OK;
     let result = match command {
-        Command::Build(args) => return run::run(&args, flag, max_storage, style).into(),
+        Command::Build(args) => return run::run(&args, flag, max_storage, config, style).into(),
         Command::Debug(Debug::DumpLlb { file }) => debug::dump_llb(&file).map(done),
         Command::Du(args) => root.and_then(|root| storage::du(&root, &args)).map(done),
         Command::Prune(args) => root.and_then(|root| storage::prune(&root, &args)).map(done),

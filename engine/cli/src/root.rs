@@ -1,5 +1,6 @@
 //! What the program takes from its user and machine: the state directory, Docker's credentials,
-//! the resolver's configuration. The environment comes in as a function, for the tests.
+//! the resolver's configuration. The environment comes in as a function, for the tests. The
+//! configuration file is read in `config`.
 
 use std::ffi::OsString;
 use std::io;
@@ -97,7 +98,8 @@ pub fn resolv_conf(path: &Path) -> Result<Option<String>, Error> {
     }
 }
 
-fn path(env: Environment<'_>, name: &str) -> Option<PathBuf> {
+/// A variable of the environment that names a file.
+pub fn path(env: Environment<'_>, name: &str) -> Option<PathBuf> {
     env(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 

@@ -8,11 +8,12 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use cofferdam_build::{Config, Engine, Limits, Response};
-use cofferdam_registry::{ClientConfig, HostConfig};
+use cofferdam_registry::ClientConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::args::{Build, MaxStorage, ProgressMode};
+use crate::config;
 use crate::error::{Error, exit, exit_code};
 use crate::progress::{Display, Seen, View, terminal};
 use crate::report::{self, Style};
@@ -28,9 +29,10 @@ pub fn run(
     args: &Build,
     root: Option<PathBuf>,
     max_storage: Option<MaxStorage>,
+    file: Option<PathBuf>,
     style: Style,
 ) -> u8 {
-    match ready(args, root, max_storage) {
+    match ready(args, root, max_storage, file.as_deref()) {
         Ok((config, prepared)) => start(args, config, prepared, style),
         Err(error) => tell_error(&error, style),
     }
@@ -52,6 +54,7 @@ fn ready(
     args: &Build,
     root: Option<PathBuf>,
     max_storage: Option<MaxStorage>,
+    file: Option<&Path>,
 ) -> Result<(Config, Prepared), Error> {
     let env = |name: &str| -> Option<OsString> { std::env::var_os(name) };
     let surroundings = Surroundings {
@@ -60,26 +63,23 @@ fn ready(
         stdout_is_terminal: io::stdout().is_terminal(),
     };
     let prepared = prepare(args, surroundings)?;
+    let credentials = Arc::new(root::credentials(&env)?);
+    let registries = ClientConfig { credentials, ..ClientConfig::default() };
+    let mut registries = config::apply(file, &env, registries)?;
+    for host in &args.insecure_registries {
+        registries.hosts.entry(host.clone()).or_default().http = Some(true);
+    }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let root = root::state_directory(root, &env, rustix::process::geteuid().is_root())?;
     let config = Config {
         max_storage: root::max_storage(max_storage, &env, &root)?,
         root,
-        registries: ClientConfig {
-            credentials: Arc::new(root::credentials(&env)?),
-            hosts: args.insecure_registries.iter().map(|host| (host.clone(), plain())).collect(),
-            ..ClientConfig::default()
-        },
+        registries,
         parallelism: cores.max(MIN_PARALLELISM),
         resolv_conf: root::resolv_conf(Path::new("/etc/resolv.conf"))?,
         limits: Limits::default(),
     };
     Ok((config, prepared))
-}
-
-/// A registry without TLS.
-fn plain() -> HostConfig {
-    HostConfig { http: Some(true), ..HostConfig::default() }
 }
 
 fn start(args: &Build, config: Config, prepared: Prepared, style: Style) -> u8 {

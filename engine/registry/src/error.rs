@@ -38,6 +38,9 @@ pub enum Problem {
     /// There is no TLS to be had with the certificates of this machine or of the configuration.
     #[error("cannot set up TLS: {0}")]
     Tls(String),
+    /// It shows a certificate that nobody vouches for whom we trust.
+    #[error("its certificate is not trusted: {0}")]
+    Certificate(String),
     /// The connection stands, but nothing comes or goes.
     #[error("nothing moved for {} seconds", .0.as_secs_f32())]
     Stalled(Duration),
@@ -150,9 +153,11 @@ impl Problem {
     /// The group that the problem belongs to.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Connection(_) | Self::Stalled(_) | Self::Short { .. } | Self::UploadLost => {
-                ErrorKind::Network
-            }
+            Self::Connection(_)
+            | Self::Certificate(_)
+            | Self::Stalled(_)
+            | Self::Short { .. }
+            | Self::UploadLost => ErrorKind::Network,
             Self::Token(problem) => problem.kind(),
             Self::Status { .. } if self.is_transient() => ErrorKind::Network,
             Self::Status { .. } => ErrorKind::Rejected,
@@ -212,11 +217,17 @@ impl Problem {
 
 impl From<reqwest::Error> for Problem {
     fn from(error: reqwest::Error) -> Self {
-        // The HTTP client's own sentence only says that something failed, and has the URL in it.
-        Self::Connection(match error.source() {
-            Some(cause) => chain(cause),
-            None => chain(&error.without_url()),
-        })
+        // The HTTP client's own sentence only says that something failed, and has the URL in it;
+        // the next one names a part of the client.
+        let cause = error.source().map(|cause| match cause.source() {
+            Some(inner) if cause.to_string().starts_with("client error") => chain(inner),
+            _ => chain(cause),
+        });
+        let text = cause.unwrap_or_else(|| chain(&error.without_url()));
+        match text.split_once("invalid peer certificate: ") {
+            Some((_, reason)) => Self::Certificate(reason.into()),
+            None => Self::Connection(text),
+        }
     }
 }
 

@@ -22,11 +22,11 @@ fn lasting_faults_are_named_and_leave_nothing_behind() -> Result<()> {
     let cases: [(&str, Fault, &[&str]); 7] = [
         ("/manifests/", Fault::Status(403), &["denied"]),
         ("/manifests/", Fault::Status(500), &["500"]),
-        ("/manifests/", Fault::WrongBytes, &[]),
+        ("/manifests/", Fault::WrongByte(0), &[]),
         ("/blobs/", Fault::Status(403), &["denied"]),
         ("/blobs/", Fault::Reset(100_000), &[]),
         ("/blobs/", Fault::Truncate(100_000), &[]),
-        ("/blobs/", Fault::WrongBytes, &["digest"]),
+        ("/blobs/", Fault::WrongByte(0), &["digest"]),
     ];
     let layer = layer()?;
     for (path, fault, says) in cases {
@@ -39,7 +39,7 @@ fn lasting_faults_are_named_and_leave_nothing_behind() -> Result<()> {
         };
         // Of the blobs, the layer: the config is too short to break off in.
         let path = if path == "/blobs/" { format!("/blobs/{layer}") } else { path.to_owned() };
-        proxy.spoil(&path, fault, usize::MAX);
+        proxy.spoil(&format!("GET {path}"), fault.clone(), usize::MAX);
         let failed = build()?;
         assert_eq!(failed.code, Some(exit::NETWORK), "{fault:?} at {path}:\n{}", failed.report());
         failed.says(&[&proxy.address().to_string()]);
@@ -58,7 +58,7 @@ fn one_broken_transfer_is_tried_again() -> Result<()> {
     for fault in [Fault::Reset(100_000), Fault::Truncate(100_000), Fault::Status(503)] {
         let world = World::new()?;
         let proxy = FaultyRegistry::start(&world.registry)?;
-        proxy.spoil(&layer, fault, 1);
+        proxy.spoil(&format!("GET {layer}"), fault.clone(), 1);
         let context = Context::new(DOCKERFILE)?;
         let build = world.cofferdam.build(context.path());
         let outcome = build.build_arg("REGISTRY", proxy.address()).run()?;

@@ -1,6 +1,6 @@
 //! The client against a registry that fails, lies, or stops in the middle.
 
-use crate::fixture::{Harm, Proxy, Registry, client, noise, push_image, quick};
+use crate::fixture::{Harm, Proxy, Registry, answer, client, noise, push_image, quick};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,12 +10,6 @@ use cofferdam_registry::{
 use expect_test::{Expect, expect};
 
 const SIZE: usize = 3 << 20;
-
-fn answer(status: &str, headers: &str) -> Harm {
-    Harm::Answer(format!(
-        "HTTP/1.1 {status}\r\n{headers}connection: close\r\ncontent-length: 0\r\n\r\n"
-    ))
-}
 
 /// What came out, with the ranges that were asked for; `expected` shows errors, too.
 async fn check_blob(faults: &[Harm], expected: Expect) {

@@ -91,8 +91,8 @@ pub fn client() -> Client {
 
 pub fn quick() -> ClientConfig {
     let retry = RetryPolicy { first_pause: Duration::from_millis(5), ..RetryPolicy::default() };
-    let stall_timeout = Duration::from_secs(2);
-    ClientConfig { retry, stall_timeout, ..ClientConfig::default() }
+    let (stall_timeout, mirror_timeout) = (Duration::from_secs(2), Duration::from_secs(1));
+    ClientConfig { retry, stall_timeout, mirror_timeout, ..ClientConfig::default() }
 }
 
 /// Bytes that do not repeat soon.
@@ -156,12 +156,21 @@ pub enum Harm {
     Without(&'static str),
     /// Passes on the request, and resets the connection in place of the answer.
     Unanswered,
+    /// Passes on the request, and nothing back.
+    Stall,
     /// Passes on the head and this many bytes of the body, then nothing more.
     StallAfter(usize),
     /// Passes on this many bytes of the request's body, then resets both connections.
     CutUpload(usize),
     /// Changes the request's body at this offset.
     FlipUpload(usize),
+}
+
+/// The harm of an answer without a body.
+pub fn answer(status: &str, headers: &str) -> Harm {
+    Harm::Answer(format!(
+        "HTTP/1.1 {status}\r\n{headers}connection: close\r\ncontent-length: 0\r\n\r\n"
+    ))
 }
 
 /// A proxy in front of a registry. Each fault is used once, by the first request that fits.
@@ -267,6 +276,10 @@ async fn serve(
     let (head, body_start) = read_head(&mut from_server).await?;
     let mut body = body_start;
     from_server.read_to_end(&mut body).await?;
+    if let Some(Harm::Stall) = harm {
+        // Until the test is over.
+        std::future::pending::<()>().await;
+    }
     if let Some(Harm::Unanswered) = harm {
         upload.abort();
         // Waits until the task's half of the connection is gone.
@@ -303,7 +316,7 @@ async fn serve(
     to_client.shutdown().await
 }
 
-async fn read_head(
+pub async fn read_head(
     stream: &mut (impl tokio::io::AsyncRead + Unpin),
 ) -> io::Result<(String, Vec<u8>)> {
     let mut bytes = Vec::new();

@@ -2,4 +2,6 @@
 
 mod faults;
 mod fixture;
+mod mirrors;
 mod real;
+mod uploads;

@@ -1,0 +1,370 @@
+//! The configuration file: where it is, what may stand in it, and what it makes of the registries
+//! client. Its tables for registries are those of BuildKit's `buildkitd.toml`.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cofferdam_registry::{ClientConfig, HostConfig, Mirror};
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::error::Error;
+use crate::root::{Environment, path};
+
+/// The file of the whole machine.
+const SYSTEM_FILE: &str = "/etc/cofferdam/config.toml";
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    registry: BTreeMap<Spanned<String>, Registry>,
+    #[serde(default)]
+    transfers: Transfers,
+}
+
+/// `[registry."host"]`, as BuildKit has it.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Registry {
+    #[serde(default)]
+    mirrors: Vec<Spanned<String>>,
+    http: Option<bool>,
+    #[serde(default)]
+    insecure: bool,
+    #[serde(default)]
+    ca: Vec<Spanned<PathBuf>>,
+    #[serde(default)]
+    keypair: Vec<Spanned<KeyPair>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyPair {
+    key: Spanned<PathBuf>,
+    cert: Spanned<PathBuf>,
+}
+
+/// `[transfers]`: how long and how often.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Transfers {
+    concurrency: Option<Spanned<usize>>,
+    attempts: Option<Spanned<u32>>,
+    first_pause: Option<Spanned<Time>>,
+    max_pause: Option<Spanned<Time>>,
+    connect_timeout: Option<Spanned<Time>>,
+    stall_timeout: Option<Spanned<Time>>,
+    mirror_timeout: Option<Spanned<Time>>,
+}
+
+/// Whole seconds, or a number with a unit.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Time {
+    Seconds(u64),
+    Text(String),
+}
+
+/// Reads the file that the flag names, else the user's or the machine's where there is one, and
+/// changes `client` as it says.
+///
+/// # Errors
+/// When the file cannot be read or something in it is wrong; the message says where.
+pub fn apply(
+    flag: Option<&Path>,
+    env: Environment<'_>,
+    client: ClientConfig,
+) -> Result<ClientConfig, Error> {
+    let candidates = match flag {
+        Some(flag) => vec![flag.to_owned()],
+        None => usual_places(env),
+    };
+    for file in candidates {
+        match std::fs::read_to_string(&file) {
+            Ok(text) => return Source { file: &file, text: &text }.apply(client),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && flag.is_none() => {}
+            Err(error) => {
+                let message = format!("cannot read {}: {error}", file.display());
+                return Err(Error::Configuration(message));
+            }
+        }
+    }
+    Ok(client)
+}
+
+fn usual_places(env: Environment<'_>) -> Vec<PathBuf> {
+    // The base directory specification says to ignore relative paths.
+    let config = path(env, "XDG_CONFIG_HOME").filter(|path| path.is_absolute());
+    let config = config.or_else(|| Some(path(env, "HOME")?.join(".config")));
+    let of_user = config.map(|config| config.join("cofferdam/config.toml"));
+    of_user.into_iter().chain([SYSTEM_FILE.into()]).collect()
+}
+
+struct Source<'a> {
+    file: &'a Path,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn apply(&self, mut client: ClientConfig) -> Result<ClientConfig, Error> {
+        let file: File = toml::from_str(self.text).map_err(|error| {
+            // The first line says it; those after it are of other keys that there could be.
+            self.wrong(error.span().unwrap_or_default(), error.message())
+        })?;
+        for (host, registry) in file.registry {
+            let mirror: Result<Mirror, _> = host.as_ref().parse();
+            if !mirror.is_ok_and(|mirror| mirror.path.is_empty()) {
+                let message =
+                    format!("`{}` is not a registry: expected host[:port]", host.as_ref());
+                return Err(self.wrong(host.span(), &message));
+            }
+            let config = self.host(registry)?;
+            client.hosts.insert(host.into_inner(), config);
+        }
+        let transfers = file.transfers;
+        let retry = &mut client.retry;
+        if let Some(attempts) = transfers.attempts {
+            retry.attempts = *self.at_least_one(&attempts)?;
+        }
+        if let Some(concurrency) = transfers.concurrency {
+            client.concurrency = *self.at_least_one(&concurrency)?;
+        }
+        for (given, place) in [
+            (transfers.first_pause, &mut retry.first_pause),
+            (transfers.max_pause, &mut retry.total_pause),
+            (transfers.connect_timeout, &mut client.connect_timeout),
+            (transfers.stall_timeout, &mut client.stall_timeout),
+            (transfers.mirror_timeout, &mut client.mirror_timeout),
+        ] {
+            if let Some(given) = given {
+                *place = self.time(&given)?;
+            }
+        }
+        Ok(client)
+    }
+
+    fn host(&self, registry: Registry) -> Result<HostConfig, Error> {
+        let mut mirrors = Vec::new();
+        for mirror in &registry.mirrors {
+            let parsed = mirror.as_ref().parse();
+            mirrors.push(parsed.map_err(|error: cofferdam_registry::ParseMirrorError| {
+                self.wrong(mirror.span(), &error.to_string())
+            })?);
+        }
+        let ca = registry.ca.iter().map(|ca| self.read(ca)).collect::<Result<_, _>>()?;
+        let identity = match registry.keypair.as_slice() {
+            [] => None,
+            [pair] => {
+                let mut pem = self.read(&pair.as_ref().key)?;
+                pem.push(b'\n');
+                pem.extend(self.read(&pair.as_ref().cert)?);
+                Some(pem)
+            }
+            [_, second, ..] => {
+                let message = "more than one `keypair` for a registry is not supported";
+                return Err(self.wrong(second.span(), message));
+            }
+        };
+        let (http, insecure) = (registry.http, registry.insecure);
+        Ok(HostConfig { mirrors, http, insecure, ca, identity })
+    }
+
+    /// Reads a file that the configuration names; a relative path is one beside it.
+    fn read(&self, path: &Spanned<PathBuf>) -> Result<Vec<u8>, Error> {
+        let beside = self.file.parent().unwrap_or(Path::new(""));
+        let full = beside.join(path.as_ref());
+        std::fs::read(&full).map_err(|error| {
+            self.wrong(path.span(), &format!("cannot read {}: {error}", full.display()))
+        })
+    }
+
+    fn at_least_one<'v, T: PartialEq + Default>(
+        &self,
+        value: &'v Spanned<T>,
+    ) -> Result<&'v T, Error> {
+        if *value.as_ref() == T::default() {
+            return Err(self.wrong(value.span(), "expected a number of at least 1"));
+        }
+        Ok(value.as_ref())
+    }
+
+    fn time(&self, value: &Spanned<Time>) -> Result<Duration, Error> {
+        let time = match value.as_ref() {
+            Time::Seconds(seconds) => Some(Duration::from_secs(*seconds)),
+            Time::Text(text) => duration(text),
+        };
+        time.filter(|time| !time.is_zero()).ok_or_else(|| {
+            self.wrong(
+                value.span(),
+                "expected a time like 30 (seconds), \"500ms\", \"30s\", \"2m\"",
+            )
+        })
+    }
+
+    fn wrong(&self, span: Range<usize>, message: &str) -> Error {
+        let before = &self.text.as_bytes()[..span.start.min(self.text.len())];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        Error::Configuration(format!("{}:{line}: {message}", self.file.display()))
+    }
+}
+
+fn duration(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    match unit {
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_secs(number.checked_mul(60)?)),
+        "h" => Some(Duration::from_secs(number.checked_mul(3600)?)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn check(text: &str, expected: Expect) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = directory.path().join("config.toml");
+        std::fs::write(directory.path().join("ca.pem"), "PEM").expect("written");
+        std::fs::write(&file, text).expect("written");
+        let told = match apply(Some(&file), &|_| None, ClientConfig::default()) {
+            Ok(client) => {
+                let ClientConfig { concurrency, stall_timeout, retry, hosts, .. } = client;
+                let mut told = format!("{concurrency} {stall_timeout:?} {retry:?}\n");
+                for (name, host) in hosts {
+                    let HostConfig { mirrors, http, insecure, ca, identity } = host;
+                    let mirrors: Vec<String> = mirrors.iter().map(Mirror::to_string).collect();
+                    let (ca, identity) = (ca.len(), identity.map(String::from_utf8));
+                    told += &format!("{name}: {mirrors:?} {http:?} {insecure} {ca} {identity:?}\n");
+                }
+                told
+            }
+            Err(error) => format!("{error}\n"),
+        };
+        let told = told.replace(&directory.path().display().to_string(), "DIR");
+        expected.assert_eq(&told);
+    }
+
+    #[test]
+    fn registries_are_configured_as_for_buildkit() {
+        check(
+            r#"
+            [registry."docker.io"]
+              mirrors = ["mirror.example:5000/proxy", "localhost:5001"]
+              ca = ["ca.pem"]
+              [[registry."docker.io".keypair]]
+                key = "ca.pem"
+                cert = "ca.pem"
+            [registry."mirror.example:5000"]
+              http = true
+              insecure = true
+            [transfers]
+              attempts = 9
+              stall-timeout = "500ms"
+              max-pause = 120
+            "#,
+            expect![[r#"
+                6 500ms RetryPolicy { attempts: 9, first_pause: 300ms, total_pause: 120s }
+                docker.io: ["mirror.example:5000/proxy", "localhost:5001"] None false 1 Some(Ok("PEM\nPEM"))
+                mirror.example:5000: [] Some(true) true 0 None
+            "#]],
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_line() {
+        check(
+            "[registry.\"docker.io\"]\nmirror = []\n",
+            expect![[r#"
+            DIR/config.toml:2: unknown field `mirror`, expected one of `mirrors`, `http`, `insecure`, `ca`, `keypair`
+        "#]],
+        );
+        check(
+            "\n[worker]\n",
+            expect![[r#"
+            DIR/config.toml:2: unknown field `worker`, expected `registry` or `transfers`
+        "#]],
+        );
+        check(
+            "\n\n[registry.\"docker.io\"]\nmirrors = [\"a\",\n\"https://b\"]\n",
+            expect![[r#"
+            DIR/config.toml:5: invalid mirror `https://b`: expected host[:port][/path], without a scheme
+        "#]],
+        );
+        check(
+            "[registry.\"https://docker.io\"]\nhttp = true\n",
+            expect![[r#"
+            DIR/config.toml:1: `https://docker.io` is not a registry: expected host[:port]
+        "#]],
+        );
+        check(
+            "[registry.\"docker.io\"]\nhttp = \"yes\"\n",
+            expect![[r#"
+            DIR/config.toml:2: invalid type: string "yes", expected a boolean
+        "#]],
+        );
+        check(
+            "[registry.\"docker.io\"]\nca = [\"no.pem\"]\n",
+            expect![[r#"
+            DIR/config.toml:2: cannot read DIR/no.pem: No such file or directory (os error 2)
+        "#]],
+        );
+        check(
+            "[transfers]\nattempts = 0\n",
+            expect![[r#"
+            DIR/config.toml:2: expected a number of at least 1
+        "#]],
+        );
+        check(
+            "[transfers]\nstall-timeout = \"1d\"\n",
+            expect![[r#"
+            DIR/config.toml:2: expected a time like 30 (seconds), "500ms", "30s", "2m"
+        "#]],
+        );
+        check(
+            "[transfers\n",
+            expect![[r#"
+            DIR/config.toml:1: unclosed table, expected `]`
+        "#]],
+        );
+    }
+
+    #[test]
+    fn the_usual_places() {
+        let check = |variables: &[(&str, &str)], expected: &[&str]| {
+            let env = |name: &str| {
+                let found = variables.iter().find(|(key, _)| *key == name);
+                found.map(|(_, value)| OsString::from(value))
+            };
+            let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
+            assert_eq!(usual_places(&env), expected);
+        };
+        let home = ("HOME", "/home/me");
+        let system = "/etc/cofferdam/config.toml";
+        check(&[], &[system]);
+        check(&[home], &["/home/me/.config/cofferdam/config.toml", system]);
+        check(&[("XDG_CONFIG_HOME", "/x"), home], &["/x/cofferdam/config.toml", system]);
+        check(
+            &[("XDG_CONFIG_HOME", "x"), home],
+            &["/home/me/.config/cofferdam/config.toml", system],
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_named_has_to_be_there() {
+        let missing = Path::new("/nonexistent/config.toml");
+        let error = apply(Some(missing), &|_| None, ClientConfig::default()).err();
+        let error = error.expect("it is not there").to_string();
+        assert!(error.starts_with("cannot read /nonexistent/config.toml: "), "{error}");
+    }
+}
