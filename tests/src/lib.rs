@@ -14,6 +14,7 @@ pub mod faults;
 pub mod oci;
 pub mod progress;
 pub mod registry;
+pub mod schema;
 pub mod terminal;
 pub mod tree;
 mod twice;

@@ -1,6 +1,7 @@
 //! A real terminal: a pane of a tmux server of its own, with a shell in it. Tests type, look at
 //! what is on the screen, and change its size.
 
+use std::cell::Cell;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -16,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(240);
 pub struct Terminal {
     socket: String,
     home: TempDir,
+    /// Commands that were run: each one's exit code is told from the others'.
+    commands: Cell<u32>,
 }
 
 impl Terminal {
@@ -27,7 +30,7 @@ impl Terminal {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let socket = format!("cofferdam-{}-{number}", std::process::id());
-        let terminal = Self { socket, home: tempfile::tempdir()? };
+        let terminal = Self { socket, home: tempfile::tempdir()?, commands: Cell::new(0) };
         let config = terminal.home.path().join("tmux.conf");
         std::fs::write(
             &config,
@@ -70,7 +73,9 @@ impl Terminal {
         }
         std::fs::write(&script, line)?;
         let script = script.to_string_lossy().into_owned();
-        self.type_in(&format!("clear; sh {script}; echo exit code: $?"))
+        self.commands.set(self.commands.get() + 1);
+        let number = self.commands.get();
+        self.type_in(&format!("clear; sh {script}; echo exit code of {number}: $?"))
     }
 
     /// Types a line.
@@ -169,8 +174,9 @@ impl Terminal {
     /// # Errors
     /// It does not.
     pub fn exit_code(&self) -> Result<i32> {
+        let label = format!("exit code of {}: ", self.commands.get());
         let code = |screen: &[String]| {
-            let line = screen.iter().rev().find_map(|line| line.strip_prefix("exit code: "));
+            let line = screen.iter().rev().find_map(|line| line.strip_prefix(&label));
             line.and_then(|code| code.trim().parse().ok())
         };
         let screen = self.wait("the exit code", |screen| code(screen).is_some())?;

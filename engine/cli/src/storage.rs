@@ -262,19 +262,19 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         let digits =
             rest.find(|c: char| !c.is_ascii_digit()).filter(|at| *at > 0).ok_or_else(wrong)?;
         let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
-        let (unit, after) = rest[digits..].split_at(1);
-        let seconds = match unit {
-            "d" => 86400,
-            "h" => 3600,
-            "m" => 60,
-            "s" => 1,
+        let mut units = rest[digits..].chars();
+        let seconds = match units.next() {
+            Some('d') => 86400,
+            Some('h') => 3600,
+            Some('m') => 60,
+            Some('s') => 1,
             _ => return Err(wrong()),
         };
         total = number
             .checked_mul(seconds)
             .and_then(|seconds| total.checked_add(Duration::from_secs(seconds)))
             .ok_or_else(wrong)?;
-        rest = after;
+        rest = units.as_str();
     }
     if text.is_empty() { Err(wrong()) } else { Ok(total) }
 }

@@ -8,6 +8,7 @@ mod cancellation;
 mod exports;
 mod frontends;
 mod gnu_hello;
+mod progress;
 mod rebuild;
 mod registry_faults;
 mod sandbox;

@@ -13,7 +13,7 @@ use crate::World;
 const PARALLEL: &str = r#"ARG REGISTRY
 FROM ${REGISTRY}/busybox AS base
 FROM base AS one
-RUN for i in $(seq 1 60); do echo "one says $i, and goes on about it for longer than any of the terminals is wide"; sleep 0.2; done
+RUN for i in $(seq 1 60); do echo "one says $i, and goes on about it, this and that and more of it, for longer than any of the terminals of this test is wide"; sleep 0.2; done
 FROM base AS two
 RUN for i in $(seq 1 60); do printf '\033[2J\033[31mtwo: 日本語 %s\033[0m\n' $i; sleep 0.2; done
 FROM base
@@ -32,6 +32,17 @@ fn command(world: &World, context: &Context, progress: &str) -> Command {
     command
 }
 
+/// Whether it is the first line of the view.
+fn is_header(line: &str) -> bool {
+    line.split_once('/').is_some_and(|(done, _)| done.parse::<u32>().is_ok())
+}
+
+/// What is drawn below what lasts.
+fn view_of(screen: &[String]) -> &[String] {
+    let first = screen.iter().rposition(|line| is_header(line));
+    first.map_or(&[], |first| &screen[first..])
+}
+
 /// Asserts that each line is one that the view draws, whole or cut with the mark.
 #[track_caller]
 fn assert_whole(screen: &[String], columns: usize) {
@@ -41,7 +52,7 @@ fn assert_whole(screen: &[String], columns: usize) {
             || line.starts_with("   ")
             || line.starts_with("starting")
             || line.starts_with("and ")
-            || line.split('/').next().is_some_and(|n| n.parse::<u32>().is_ok());
+            || is_header(line);
         assert!(known, "a torn line {line:?} in:\n{}", screen.join("\n"));
         let one = !line.starts_with("   one says") || line.ends_with('…');
         assert!(one, "a torn line {line:?} in:\n{}", screen.join("\n"));
@@ -67,35 +78,33 @@ fn steps_side_by_side_at_80_columns_then_40_then_20() -> Result<()> {
     assert!(screen.iter().any(|line| line.contains(" steps") && line.ends_with('s')));
     assert!(!terminal.shows_cursor()?);
 
-    for (columns, rows) in [(40, 12), (20, 6), (60, 9), (80, 24)] {
+    for (columns, rows) in [(100, 30), (40, 12), (20, 6), (60, 9), (80, 24)] {
         terminal.resize(columns, rows)?;
-        let columns = usize::from(columns);
-        // The view's header tells which size it was drawn for.
-        let redrawn = |screen: &[String]| {
-            let header = screen
-                .iter()
-                .rev()
-                .find(|line| line.split('/').next().is_some_and(|n| n.parse::<u32>().is_ok()));
-            header.is_some_and(|line| line.chars().count() == columns - 1)
-                && screen.len() <= usize::from(rows)
-                && screen.iter().any(|line| line.starts_with('#'))
+        // The view's header tells for how many columns it was drawn.
+        let drawn = |screen: &[String]| {
+            let view = view_of(screen);
+            view.first().is_some_and(|line| line.chars().count() == usize::from(columns) - 1)
+                && view.len() > 2
         };
-        let screen = terminal.wait("the view at another size", redrawn)?;
-        let header =
-            |line: &&String| line.split('/').next().is_some_and(|n| n.parse::<u32>().is_ok());
-        assert_eq!(screen.iter().filter(header).count(), 1, "drawn twice:\n{}", screen.join("\n"));
-        assert!(!terminal.has_wrapped_lines()?, "wrapped:\n{}", screen.join("\n"));
+        let screen = terminal.wait("the view at another size", drawn)?;
+        assert_whole(view_of(&screen), usize::from(columns));
+        assert!(view_of(&screen).len() < usize::from(rows), "{}", screen.join("\n"));
+        if columns == 100 {
+            // A terminal that gets narrower may push old drawings out of reach, but not this one.
+            let headers = screen.iter().filter(|line| is_header(line)).count();
+            assert_eq!(headers, 1, "drawn twice:\n{}", screen.join("\n"));
+            assert!(!terminal.has_wrapped_lines()?, "wrapped:\n{}", screen.join("\n"));
+        }
     }
 
     assert_eq!(terminal.exit_code()?, exit::OK);
     let screen = terminal.screen()?;
     let says = |text: &str| screen.iter().any(|line| line.contains(text));
     assert!(says(" steps run, ") && says("slowest:"), "{}", screen.join("\n"));
-    for ended in ["one 2/2] RUN", "two 2/2] RUN", "COPY --from=one", "COPY --from=two"] {
+    for ended in ["COPY --from=one", "COPY --from=two"] {
         let lines = screen.iter().filter(|line| line.starts_with('#') && line.contains(ended));
         assert_eq!(lines.count(), 1, "{ended}:\n{}", screen.join("\n"));
     }
-    assert!(!says("one says") && !says("two: "), "left over:\n{}", screen.join("\n"));
     assert!(terminal.shows_cursor()?);
     Ok(())
 }

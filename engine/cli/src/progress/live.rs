@@ -16,6 +16,8 @@ use super::text::{duration, fit, one_line, size};
 const HOLD: Duration = Duration::from_millis(700);
 /// The most lines below a running step.
 const DETAILS: usize = 6;
+/// Rows that are drawn also on small screens, if they have one more.
+const FEW: usize = 8;
 /// The most lines for what waits.
 const WAITING: usize = 3;
 
@@ -102,10 +104,11 @@ impl Live {
         rows
     }
 
-    /// What is drawn below: at most one row less than the screen has, so that something of what
-    /// stays can be seen above.
+    /// What is drawn below: at most half of the screen, or a few rows if that is less. When a
+    /// terminal gets narrower and breaks every line in two, all of it is still on the screen and
+    /// can be erased; what scrolled out of it cannot.
     pub fn rows(&self, steps: &Steps, tails: &Tails, now: SystemTime, size: Size) -> Vec<Row> {
-        let most = size.rows.saturating_sub(1).max(1);
+        let most = (size.rows / 2).max(size.rows.saturating_sub(1).min(FEW)).max(1);
         let mut rows = vec![self.header(steps, now, size.columns)];
         let held = self.ends.iter().filter_map(|end| {
             let step = steps.get(&end.vertex)?;
@@ -445,7 +448,6 @@ mod tests {
                 ----
                 1/5 steps, 1 cached, 2 waiting     1.5s|
                 #2 [base 2/2] RUN ./configure &&…  1.4s|
-                   configure: done|
                    [ 10%] Building CXX object src/CMak…|
                    13%|
                 #3 [other 1/1] FROM example.org/…  1.4s|
@@ -515,21 +517,16 @@ mod tests {
             &events,
             (2000, 40, 14),
             expect![[r#"
-            ----
-            0/9 steps                          2.0s|
-            #1 [s1] RUN x                      2.0s|
-               line|
-            #2 [s2] RUN x                      2.0s|
-               line|
-            #3 [s3] RUN x                      2.0s|
-               line|
-            #4 [s4] RUN x                      2.0s|
-            #5 [s5] RUN x                      2.0s|
-            #6 [s6] RUN x                      2.0s|
-            #7 [s7] RUN x                      2.0s|
-            #8 [s8] RUN x                      2.0s|
-            #9 [s9] RUN x                      2.0s|
-        "#]],
+                ----
+                0/9 steps                          2.0s|
+                #1 [s1] RUN x                      2.0s|
+                #2 [s2] RUN x                      2.0s|
+                #3 [s3] RUN x                      2.0s|
+                #4 [s4] RUN x                      2.0s|
+                #5 [s5] RUN x                      2.0s|
+                #6 [s6] RUN x                      2.0s|
+                and 3 more running|
+            "#]],
         );
     }
 
