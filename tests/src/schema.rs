@@ -77,8 +77,8 @@ impl Schema {
                     true
                 }
                 "items" => {
-                    let items = value.as_array().into_iter().flatten();
-                    items.map(|item| self.matches(wanted, item)).collect::<Result<()>>()?;
+                    let mut items = value.as_array().into_iter().flatten();
+                    items.try_for_each(|item| self.matches(wanted, item))?;
                     true
                 }
                 other => bail!("the schema uses `{other}`, which is not checked"),
