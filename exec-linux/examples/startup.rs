@@ -58,7 +58,7 @@ async fn measure() -> Result<(), Box<dyn std::error::Error>> {
         };
         let (output, _nobody_listens) = tokio::sync::mpsc::channel(1);
         let started = Instant::now();
-        let exit = runner.run(step, output, CancellationToken::new()).await?;
+        let exit = runner.run(step, Streams::output_only(output), CancellationToken::new()).await?;
         steps.push(started.elapsed());
         if exit != Exit::Code(0) {
             return Err(format!("the step ended with {exit:?}").into());

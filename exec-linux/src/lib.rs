@@ -20,6 +20,10 @@
 //! While a step runs, the helper of the next one is started. Where the time of a step goes, and
 //! what was done about it, is told in `docs/design/exec-start-up.md`.
 //!
+//! A step's standard output and error are the helper's, two pipes. What it reads is made by the
+//! helper, a pipe or a pseudo-terminal of the step's own `/dev/pts`, whose other end is sent to
+//! the engine over the socket ([`Input`]).
+//!
 //! There is no init process: as under BuildKit the step itself is pid 1, so it ignores signals it
 //! has no handler for, and when it ends the kernel kills and reaps all that it left behind.
 //!
@@ -34,15 +38,17 @@ mod sandbox;
 mod seal;
 mod seccomp;
 mod step;
+mod streams;
 mod user;
 mod wire;
 
 pub use authorize::{Denied, authorize};
 pub use error::Error;
-pub use runner::{Config, Exit, Runner, Stream};
+pub use runner::{Config, Exit, Runner};
 pub use sandbox::{HELPER_ARGV0, sandbox_entry};
 pub use step::{
     BindSource, Entitlements, Limits, Mount, Network, Overlay, Restrictions, Rootfs, Security,
     Step, User,
 };
+pub use streams::{Input, Stream, Streams, TerminalEvent, TerminalSize};
 pub use user::{UserError, lookup_user};

@@ -10,11 +10,10 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,7 +24,8 @@ use crate::sandbox::{HELPER_ARGV0, STAGE, STUB_LAYERS};
 use crate::seal::SealedProgram;
 use crate::seccomp::native_filter;
 use crate::step::Step;
-use crate::wire::{self, Order, Report};
+use crate::streams::{Connection, Stream, Streams, pump};
+use crate::wire::{self, Message, Order, Report};
 
 /// How steps are run on this host.
 #[derive(Debug, Clone)]
@@ -37,15 +37,6 @@ pub struct Config {
     /// A directory of this runner's own for mount stubs, best on the file system of the layers.
     /// What an earlier runner left there is removed.
     pub state_dir: PathBuf,
-}
-
-/// Which of its two output streams a step wrote to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
 }
 
 /// How a step ended.
@@ -127,9 +118,6 @@ impl Shared {
     }
 }
 
-/// How much of a step's output is read at once.
-const CHUNK: usize = 64 * 1024;
-
 impl Runner {
     /// Prepares what all steps share.
     ///
@@ -175,8 +163,7 @@ impl Runner {
         })
     }
 
-    /// Runs a step to its end, sending its output as it comes; a receiver that is gone only
-    /// loses the output.
+    /// Runs a step to its end, with its standard streams connected meanwhile.
     ///
     /// When `cancel` is cancelled all processes of the step are killed, and [`Error::Cancelled`]
     /// comes once they are gone. Dropping the future kills them too, in the background. Must be
@@ -187,14 +174,14 @@ impl Runner {
     pub async fn run(
         &self,
         step: Step,
-        output: mpsc::Sender<(Stream, Bytes)>,
+        streams: Streams,
         cancel: CancellationToken,
     ) -> Result<Exit, Error> {
         let step = authorize(step)?;
         let cancel = cancel.child_token();
         // A task of its own, so that the step is seen to its end when this future is dropped.
         let task =
-            self.shared.steps.spawn(supervise(self.shared.clone(), step, output, cancel.clone()));
+            self.shared.steps.spawn(supervise(self.shared.clone(), step, streams, cancel.clone()));
         let _kill_on_drop = cancel.drop_guard();
         match task.await {
             Ok(result) => result,
@@ -217,7 +204,7 @@ impl Runner {
 async fn supervise(
     shared: Arc<Shared>,
     step: Authorized,
-    output: mpsc::Sender<(Stream, Bytes)>,
+    streams: Streams,
     cancel: CancellationToken,
 ) -> Result<Exit, Error> {
     let starting = Error::helper("starting the sandbox helper");
@@ -228,11 +215,14 @@ async fn supervise(
         state_dir: shared.state_dir.clone(),
         hierarchies: shared.hierarchies.clone(),
         filter: shared.filter.clone(),
+        input: streams.input.kind(),
     });
+    let Streams { input, output } = streams;
     let Helper { process: mut helper, mut socket } = shared.helper().map_err(starting)?;
     let stdout = helper.stdout.take().expect("the helper's stdout is piped");
     let stderr = helper.stderr.take().expect("the helper's stderr is piped");
-    let (mut reader, mut writer) = socket.split();
+    let (reader, mut writer) = socket.split();
+    let (connect, connected) = oneshot::channel();
     let speak = async {
         // If the helper is gone, its missing report says so better than a broken pipe.
         let sent = tokio::select! {
@@ -247,11 +237,25 @@ async fn supervise(
         _ = writer.shutdown().await;
         std::future::pending::<()>().await;
     };
+    let gone = CancellationToken::new();
+    let report = async {
+        let report = receive(reader.as_ref(), connect).await;
+        gone.cancel();
+        report
+    };
+    let interact = async {
+        // Without an input, or if the step could not be started, no descriptor comes.
+        let Ok(descriptor) = connected.await else { return };
+        if let Ok(Some(connection)) = Connection::new(input, descriptor) {
+            connection.run(&output, &cancel, &gone).await;
+        }
+    };
     let listen = async {
-        let (report, (), ()) = tokio::join!(
-            receive(&mut reader),
+        let (report, (), (), ()) = tokio::join!(
+            report,
             pump(stdout, Stream::Stdout, &output, &cancel),
             pump(stderr, Stream::Stderr, &output, &cancel),
+            interact,
         );
         report
     };
@@ -287,39 +291,30 @@ async fn supervise(
     }
 }
 
-/// Reads the helper's report. After it nothing of the step is left.
-async fn receive(mut from: impl AsyncRead + Unpin) -> io::Result<Report> {
-    let mut bytes = Vec::new();
+/// Reads the helper's report, and hands over the descriptor that comes before it. After the report
+/// nothing of the step is left.
+async fn receive(from: &UnixStream, connect: oneshot::Sender<OwnedFd>) -> io::Result<Report> {
+    let (mut bytes, mut connect, mut failed) = (Vec::new(), Some(connect), None);
     loop {
-        let read = from.read_buf(&mut bytes).await?;
-        let report = wire::decode(&bytes).transpose()?;
-        match report {
-            // Pid 1 says why it could not start before it ends; the helper's end tells that it has.
-            Some(Report::Failed(_)) if read != 0 => {}
-            Some(report) => return Ok(report),
-            None if read == 0 => return Err(io::Error::other("it said nothing")),
-            None => {}
+        let mut received =
+            from.async_io(Interest::READABLE, || wire::read_with(from, &mut bytes)).await?;
+        if let (Some(descriptor), Some(connect)) = (received.descriptor.take(), connect.take()) {
+            // Whoever asked for it may have given up.
+            _ = connect.send(descriptor);
         }
-    }
-}
-
-async fn pump(
-    mut from: impl AsyncRead + Unpin,
-    stream: Stream,
-    output: &mpsc::Sender<(Stream, Bytes)>,
-    cancel: &CancellationToken,
-) {
-    let mut buffer = BytesMut::new();
-    loop {
-        buffer.reserve(CHUNK);
-        let read: io::Result<usize> = from.read_buf(&mut buffer).await;
-        match read {
-            Ok(1..) => tokio::select! {
-                _ = output.send((stream, buffer.split().freeze())) => {}
-                // Whoever cancelled may no longer take what is in the channel.
-                () = cancel.cancelled() => {}
-            },
-            Ok(0) | Err(_) => return,
+        while let Some(message) = wire::take(&mut bytes).transpose()? {
+            match message {
+                Message::Connected => {}
+                // What the helper makes of pid 1's end says less than pid 1 did.
+                Message::Ended(_) if failed.is_some() => {}
+                // Pid 1 says why it could not start before it ends; the helper's end tells that it
+                // has.
+                Message::Ended(report @ Report::Failed(_)) => failed = Some(report),
+                Message::Ended(report) => return Ok(report),
+            }
+        }
+        if received.length == 0 {
+            return failed.ok_or_else(|| io::Error::other("it said nothing"));
         }
     }
 }

@@ -1,14 +1,21 @@
 //! What the engine and the helper say to each other over their socket: frames of a length and a
 //! postcard value. The engine sends one [`Order`] and then nothing; its end of the socket going
-//! away means "kill the step". The helper side sends [`Report`]s.
+//! away means "kill the step". The helper side sends [`Message`]s.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::cgroup::Hierarchies;
 use crate::step::Step;
+use crate::streams::InputKind;
 
 /// What the helper has to do.
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,9 +30,21 @@ pub struct Order {
     pub hierarchies: Hierarchies,
     /// The compiled seccomp filter: `struct sock_filter`s in memory order.
     pub filter: Vec<u8>,
+    /// What the step reads.
+    pub input: InputKind,
 }
 
-/// What became of it.
+/// What the helper's side says.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Message {
+    /// With this comes the descriptor of the other end of the step's standard input: of the pipe,
+    /// or of the pseudo-terminal.
+    Connected,
+    /// The step has ended.
+    Ended(Report),
+}
+
+/// What became of a step.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Report {
     /// The step's program was not started.
@@ -101,9 +120,49 @@ pub fn receive<T: DeserializeOwned>(mut from: impl Read) -> io::Result<T> {
     postcard::from_bytes(&body).map_err(io::Error::other)
 }
 
-/// Takes the first frame of what was read so far, if it is complete.
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<io::Result<T>> {
+/// Writes a frame, and a descriptor with it.
+pub fn send_with<T: Serialize>(
+    mut to: impl Write + AsFd,
+    value: &T,
+    descriptor: impl AsFd,
+) -> io::Result<()> {
+    let frame = encode(value);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor.as_fd()];
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)), "there is space for it");
+    let sent = sendmsg(&to, &[IoSlice::new(&frame)], &mut ancillary, SendFlags::empty())?;
+    to.write_all(&frame[sent..])
+}
+
+/// What one read of a socket gave.
+pub struct Received {
+    /// How many bytes; 0 is the end.
+    pub length: usize,
+    /// The descriptor that came with them.
+    pub descriptor: Option<OwnedFd>,
+}
+
+/// Reads what there is, up to a descriptor's frame, and appends it to `bytes`.
+pub fn read_with(from: impl AsFd, bytes: &mut Vec<u8>) -> io::Result<Received> {
+    let mut chunk = [0; 4096];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut into = [IoSliceMut::new(&mut chunk)];
+    let length = recvmsg(from, &mut into, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?.bytes;
+    let descriptor = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    bytes.extend_from_slice(&chunk[..length]);
+    Ok(Received { length, descriptor })
+}
+
+/// Takes the first frame off what was read so far, if it is complete.
+pub fn take<T: DeserializeOwned>(bytes: &mut Vec<u8>) -> Option<io::Result<T>> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
-    let body = rest.get(..u32::from_le_bytes(*length) as usize)?;
-    Some(postcard::from_bytes(body).map_err(io::Error::other))
+    let length = u32::from_le_bytes(*length) as usize;
+    let value = postcard::from_bytes(rest.get(..length)?).map_err(io::Error::other);
+    bytes.drain(..4 + length);
+    Some(value)
 }

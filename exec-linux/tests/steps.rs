@@ -363,7 +363,10 @@ async fn killed_with_everything_it_started() {
         let cancel = CancellationToken::new();
         let runner = bench.runner.clone();
         let (step, token) = (bench.sh(&script), cancel.clone());
-        let task = tokio::spawn(async move { runner.run(step, sender, token).await });
+        let task =
+            tokio::spawn(
+                async move { runner.run(step, Streams::output_only(sender), token).await },
+            );
         assert_eq!(receiver.recv().await.unwrap().1, "up\n");
         assert!(running());
         if cancelled {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cofferdam_exec_linux::{
     BindSource, Exit, Limits, Mount as StepMount, Network, Overlay, Restrictions, Rootfs, Security,
-    Step, Stream as StepStream, User, lookup_user,
+    Step, Stream as StepStream, Streams, User, lookup_user,
 };
 use cofferdam_llb::{ExecOp, Mount, MountKind, NetMode, Op, SecurityMode};
 use cofferdam_solver::{Context, Stream};
@@ -90,7 +90,7 @@ pub(crate) async fn run(
     let runner = engine.runner().await?;
     let (sender, mut receiver) = mpsc::channel::<(StepStream, Bytes)>(64);
     // Dropping this future, when nobody waits for the step any more, kills it.
-    let running = runner.run(step, sender, CancellationToken::new());
+    let running = runner.run(step, Streams::output_only(sender), CancellationToken::new());
     let logging = async {
         while let Some((stream, data)) = receiver.recv().await {
             let stream = match stream {

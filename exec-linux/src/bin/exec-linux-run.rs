@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use cofferdam_exec_linux::{Config, Exit, Runner, Step, Stream, sandbox_entry};
+use cofferdam_exec_linux::{Config, Exit, Runner, Step, Stream, Streams, sandbox_entry};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
@@ -48,6 +48,9 @@ async fn run() -> Result<Exit, Box<dyn std::error::Error>> {
             }
         }
     };
-    let (exit, ()) = tokio::join!(runner.run(step, sender, CancellationToken::new()), print);
+    let (exit, ()) = tokio::join!(
+        runner.run(step, Streams::output_only(sender), CancellationToken::new()),
+        print
+    );
     Ok(exit?)
 }

@@ -8,17 +8,18 @@ use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat};
-use rustix::process::{Signal, fchdir, set_parent_process_death_signal, setsid, umask};
+use rustix::process::{Signal, fchdir, set_parent_process_death_signal, umask};
 use rustix::thread::UnshareFlags;
 
 use super::mount_attributes::{self as attributes, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
 use super::mounts::{Mounted, attach, clone_attached, new_file_system};
 use super::paths::{self, Kind, OnCreate};
 use super::program::{self, Program};
-use super::{Doing, Result, credentials, failure, null_onto};
+use super::stdio::Stdio;
+use super::{Doing, Result, credentials, failure};
 use crate::cgroup::Leaf;
 use crate::step::{Security, Step, User};
-use crate::wire::{Order, Report, send};
+use crate::wire::{Message, Order, Report, send};
 
 /// What pid 1 gets from the monitor.
 pub struct Context<'a> {
@@ -36,6 +37,8 @@ pub struct Context<'a> {
     pub socket: &'a UnixStream,
     /// The pidfd of the monitor.
     pub monitor: OwnedFd,
+    /// The step's standard streams.
+    pub stdio: Stdio,
 }
 
 /// What of /proc and /sys a step cannot read, as in Docker (moby/daemon/pkg/oci/defaults.go).
@@ -58,7 +61,7 @@ const READ_ONLY_PROC: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 /// Turns into the step's program, or reports why that failed.
 pub fn run(context: Context<'_>) -> ! {
     let Err(failed) = prepare_and_exec(&context);
-    _ = send(context.socket, &Report::Failed(failed));
+    _ = send(context.socket, &Message::Ended(Report::Failed(failed)));
     // SAFETY: ends this process at once, without running what the monitor registered for its end.
     unsafe { libc::_exit(127) }
 }
@@ -80,8 +83,10 @@ fn prepare_and_exec(context: &Context<'_>) -> Result<std::convert::Infallible> {
     let root = context.mounted.root.as_ref().expect("build mounted the root");
     let null = rustix::fs::openat(dev, "null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .doing(|| "opening /dev/null".to_owned())?;
-    null_onto(&null, 0).doing(|| "connecting the standard input".to_owned())?;
-    setsid().doing(|| "starting a session".to_owned())?;
+    context
+        .stdio
+        .connect(&null, &step.user)
+        .doing(|| "connecting the standard streams".to_owned())?;
     new_keyring();
     reset_signals();
     enter_cwd(root, step)?;

@@ -13,6 +13,7 @@ pub mod mount_attributes;
 mod mounts;
 mod paths;
 mod program;
+mod stdio;
 mod stubs;
 
 use std::io::{self, Write};
@@ -28,10 +29,11 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 
 use crate::cgroup::Leaf;
 use crate::step::{Network, Security};
-use crate::wire::{Failure, FailureKind, Order, Report, receive, send};
+use crate::wire::{Failure, FailureKind, Message, Order, Report, receive, send, send_with};
 
 use mounts::Mounted;
 pub use mounts::{STAGE, STUB_LAYERS};
+use stdio::{Stdio, onto};
 
 /// The `argv[0]` by which the program knows that it is to be the helper.
 pub const HELPER_ARGV0: &str = "cofferdam-sandbox";
@@ -80,29 +82,19 @@ fn helper() -> ! {
         Err(error) => Report::Failed(failure("reading the order".to_owned(), error)),
     };
     // An engine that is gone does not read it.
-    _ = send(&socket, &report);
+    _ = send(&socket, &Message::Ended(report));
     exit(0)
 }
 
 /// Takes the socket from descriptor 0, which becomes /dev/null.
 fn take_socket() -> io::Result<UnixStream> {
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
-    null_onto(&dev_null()?, 0)?;
+    onto(&dev_null()?, 0)?;
     Ok(socket.into())
 }
 
 fn dev_null() -> io::Result<OwnedFd> {
     Ok(openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
-}
-
-/// Makes one of the standard descriptors a copy of `null`.
-fn null_onto(null: impl AsFd, target: RawFd) -> io::Result<()> {
-    // SAFETY: both are valid descriptors of this single-threaded process, and 0, 1 and 2 belong
-    // to nobody who could be surprised.
-    match unsafe { libc::dup2(null.as_fd().as_raw_fd(), target) } {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
 }
 
 fn monitor(order: Order, socket: &UnixStream, device_filter: Option<OwnedFd>) -> Result<Report> {
@@ -195,6 +187,8 @@ fn run(
 ) -> Result<Report> {
     let monitor = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
         .doing(|| "opening the helper's own process".to_owned())?;
+    let dev = mounted.dev.as_ref().expect("build mounted /dev");
+    let stdio = connect(order, dev, socket)?;
     let child = match clone_init(cgroup.unified()).doing(|| "starting pid 1".to_owned())? {
         Cloned::Parent(child) => child,
         Cloned::Child { in_cgroup } => init::run(init::Context {
@@ -205,11 +199,13 @@ fn run(
             devices_guarded,
             socket,
             monitor,
+            stdio,
         }),
     };
-    // The step's output must end with the step.
+    // The step's streams must end with the step.
+    drop(stdio);
     for standard in [1, 2] {
-        null_onto(null, standard).doing(|| "closing the step's output".to_owned())?;
+        onto(null, standard).doing(|| "closing the step's output".to_owned())?;
     }
     let mut waiting_for = vec![
         PollFd::new(&child, PollFlags::IN),
@@ -239,6 +235,17 @@ fn run(
         (Some(code), _) => Report::Code { code, oom: false },
         (None, signal) => Report::Signal { signal: signal.unwrap_or(libc::SIGKILL), oom: false },
     })
+}
+
+/// Makes the step's standard input and sends the other end to the engine.
+fn connect(order: &Order, dev: &OwnedFd, socket: &UnixStream) -> Result<Stdio> {
+    let (stdio, theirs) = Stdio::make(order.input, dev, &order.step.user)
+        .doing(|| "making the standard input".to_owned())?;
+    if let Some(theirs) = theirs {
+        send_with(socket, &Message::Connected, theirs)
+            .doing(|| "handing over the standard input".to_owned())?;
+    }
+    Ok(stdio)
 }
 
 /// On which side of the clone this process is.

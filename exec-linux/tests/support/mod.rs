@@ -107,6 +107,11 @@ impl Bench {
 
     /// Runs a step; gives its output, errors and all, and how it ended.
     pub async fn run(&self, step: Step) -> String {
+        self.run_with(step, Input::Empty).await
+    }
+
+    /// The same with an input.
+    pub async fn run_with(&self, step: Step, input: Input) -> String {
         let (sender, mut receiver) = mpsc::channel::<(Stream, Bytes)>(16);
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let collect = async {
@@ -117,7 +122,8 @@ impl Bench {
                 }
             }
         };
-        let running = self.runner.run(step, sender, CancellationToken::new());
+        let streams = Streams { input, output: sender };
+        let running = self.runner.run(step, streams, CancellationToken::new());
         let (result, ()) = tokio::join!(running, collect);
         let mut text = String::from_utf8(out).unwrap();
         for line in String::from_utf8(err).unwrap().lines() {
