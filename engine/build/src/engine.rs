@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use cofferdam_component::{FileOps, Frontend, Limits, Runtime};
-use cofferdam_exec_linux::Runner;
+use cofferdam_exec_linux::{Runner, Streams};
 use cofferdam_registry::{Client, ClientConfig};
 use cofferdam_session::Session;
 use cofferdam_solver::Solver;
@@ -16,12 +16,13 @@ use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::StoreCache;
+use crate::failed_step::{self, Entry, FailedStep};
 use crate::gateway::Gateway;
 use crate::graph::BuildContext;
 use crate::logs::{self, Logs};
 use crate::progress::{BuildEvent, Sink};
 use crate::vertex::{OpVertex, blocking};
-use crate::{Error, Failure, FrontendChoice, Request, Response, export};
+use crate::{Error, Failure, FrontendChoice, Request, Response, StepExit, export};
 
 /// How an engine is set up. Everything that depends on the user or the machine is passed in.
 #[derive(Clone)]
@@ -83,8 +84,11 @@ impl Shared {
                         cgroup_parent: "cofferdam".to_owned(),
                         state_dir,
                     };
-                    Runner::new(config)
-                        .map_err(|source| Error::Sandbox { command: "set up".into(), source })
+                    Runner::new(config).map_err(|source| Error::Sandbox {
+                        command: "set up".into(),
+                        source,
+                        kept: false,
+                    })
                 })
             })
             .await
@@ -241,6 +245,29 @@ impl Engine {
     /// When the database fails.
     pub fn needs_sync(&self) -> Result<bool, Error> {
         Ok(self.shared.store.needs_sync()?)
+    }
+
+    /// The steps that failed and can be entered, the newest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn failed_steps(&self) -> Result<Vec<FailedStep>, Error> {
+        let store = self.shared.store.clone();
+        blocking(move || failed_step::all(&store)).await
+    }
+
+    /// Runs a program in a failed step, with all that the step had. What it changes is thrown
+    /// away. Dropping the future kills it.
+    ///
+    /// # Errors
+    /// When the step needs more than is granted, or the program cannot be run.
+    pub async fn enter(
+        &self,
+        failed: &FailedStep,
+        entry: Entry,
+        streams: Streams,
+    ) -> Result<StepExit, Error> {
+        failed_step::enter(&self.shared, failed, entry, streams).await
     }
 
     /// Waits until nothing of a cancelled build runs any more.

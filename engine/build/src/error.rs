@@ -4,7 +4,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use cofferdam_exec_linux::Exit;
 use cofferdam_solver::SolveError;
+use serde::{Deserialize, Serialize};
 
 /// Who has to do something about an error; decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +54,8 @@ pub enum Error {
         command: String,
         /// Why not.
         source: cofferdam_exec_linux::Error,
+        /// Whether it can be entered.
+        kept: bool,
     },
     /// A step ended badly.
     #[error("process `{command}` did not complete successfully: {exit}")]
@@ -60,6 +64,8 @@ pub enum Error {
         command: String,
         /// How it ended.
         exit: StepExit,
+        /// Whether it can be entered.
+        kept: bool,
     },
     /// A step asks for more than the user granted.
     #[error("process `{command}` needs the entitlement `{entitlement}`, which was not granted")]
@@ -69,6 +75,9 @@ pub enum Error {
         /// What it needs.
         entitlement: &'static str,
     },
+    /// A failed step is to be entered, and there is no shell in it.
+    #[error("there is no shell in the step's root: expected `/bin/bash` or `/bin/sh`")]
+    NoShell,
     /// A file op could not be done.
     #[error("{message}")]
     File {
@@ -86,8 +95,8 @@ pub enum Error {
     Internal(String),
 }
 
-/// How a step ended that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a step ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StepExit {
     /// With an exit code.
     Code(i32),
@@ -95,6 +104,16 @@ pub enum StepExit {
     Signal(i32),
     /// The kernel killed it for want of memory.
     OutOfMemory,
+}
+
+impl From<Exit> for StepExit {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Code(code) => Self::Code(code),
+            Exit::Signal(signal) => Self::Signal(signal),
+            Exit::OutOfMemory => Self::OutOfMemory,
+        }
+    }
 }
 
 impl fmt::Display for StepExit {
@@ -108,6 +127,19 @@ impl fmt::Display for StepExit {
 }
 
 impl Error {
+    /// Whether it is about a step that failed and can be entered.
+    pub fn can_be_entered(&self) -> bool {
+        matches!(self, Self::Step { kept: true, .. } | Self::Sandbox { kept: true, .. })
+    }
+
+    /// The exit code that a shell gives for the same, where a program could not be started.
+    pub fn shell_exit_code(&self) -> Option<i32> {
+        match self {
+            Self::Sandbox { source, .. } => source.shell_exit_code(),
+            _ => None,
+        }
+    }
+
     /// What to try next, one sentence each.
     pub fn hints(&self) -> Vec<String> {
         match self {
@@ -121,6 +153,9 @@ impl Error {
                 vec!["check and repair the state directory: cofferdam store verify".into()]
             }
             Self::Denied { entitlement, .. } => vec![format!("grant it: --allow {entitlement}")],
+            Self::NoShell => {
+                vec!["run a program that is there: cofferdam debug -- PROGRAM ARGUMENT...".into()]
+            }
             _ => Vec::new(),
         }
     }
@@ -139,6 +174,7 @@ impl Error {
             | Self::File { .. }
             | Self::Llb(_)
             | Self::Denied { .. }
+            | Self::NoShell
             | Self::Unsupported(_)
             | Self::Invalid(_)
             | Self::Session(_) => Kind::User,
@@ -156,7 +192,7 @@ impl Error {
                 cofferdam_export::Error::Config { .. } | cofferdam_export::Error::Options(_),
             ) => Kind::User,
             Self::Export(_) => Kind::Config,
-            Self::Sandbox { source, .. } => match source.shell_exit_code() {
+            Self::Sandbox { source, .. } => match self.shell_exit_code() {
                 Some(_) => Kind::Build,
                 None if matches!(source, cofferdam_exec_linux::Error::Denied(_)) => Kind::User,
                 None => Kind::Config,

@@ -9,17 +9,18 @@ use cofferdam_exec_linux::{
     BindSource, Exit, Limits, Mount as StepMount, Network, Overlay, Restrictions, Rootfs, Security,
     Step, Stream as StepStream, Streams, User, lookup_user,
 };
-use cofferdam_llb::{ExecOp, Mount, MountKind, NetMode, Op, SecurityMode};
+use cofferdam_llb::{ExecOp, Mount, MountKind, NetMode, Op, OpKind, SecurityMode};
 use cofferdam_solver::{Context, Stream};
 use cofferdam_store::{Layer, LayerDir, Selection, Snapshot, Store, Tree, Watch};
 use cofferdam_types::Platform;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::Error;
 use crate::error::StepExit;
+use crate::failed_step::{self, Failed};
 use crate::graph::BuildContext;
 use crate::vertex::{OpKey, blocking};
+use crate::{Entitlements, Error};
 
 /// The host name that BuildKit gives steps.
 const HOSTNAME: &str = "buildkitsandbox";
@@ -43,7 +44,7 @@ pub(crate) fn key(op: &Op, exec: &ExecOp) -> OpKey {
         }
     }
     let platform = op.platform.clone().map(Platform::normalized);
-    let kind = cofferdam_llb::OpKind::Exec(normal);
+    let kind = OpKind::Exec(normal);
     OpKey { normal: Op { inputs: Vec::new(), kind, platform, constraints: None }, reads }
 }
 
@@ -68,24 +69,28 @@ fn reads(exec: &ExecOp, input: usize) -> Option<Vec<Selection>> {
 pub(crate) async fn run(
     context: &BuildContext,
     op: &Op,
-    exec: &ExecOp,
+    name: &str,
     inputs: Vec<Snapshot>,
     progress: &Context,
 ) -> Result<Vec<Snapshot>, Error> {
+    let OpKind::Exec(exec) = &op.kind else {
+        return Err(Error::Internal("only an exec op runs a process".into()));
+    };
     refuse_unsupported(op, exec)?;
     let engine = &context.engine;
+    let surroundings = Surroundings {
+        resolv_conf: engine.resolv_conf.clone(),
+        memory: context.request.step_memory,
+        entitlements: context.request.entitlements,
+    };
+    let shown = exec.mounts.iter().map(|mount| match mount.input {
+        Some(input) => inputs[input as usize].clone(),
+        None => Snapshot::default(),
+    });
+    let shown: Vec<Snapshot> = shown.collect();
     let (store, description) = (engine.store.clone(), exec.clone());
-    let resolv_conf = engine.resolv_conf.clone();
-    let (grants, memory) = (context.request.entitlements, context.request.step_memory);
-    let (step, outputs) = blocking(move || {
-        let mut prepared = prepare(&store, &description, &inputs)?;
-        prepared.0.resolv_conf = resolv_conf;
-        prepared.0.limits.memory = memory;
-        prepared.0.entitlements.network_host = grants.network_host;
-        prepared.0.entitlements.security_insecure = grants.security_insecure;
-        Ok(prepared)
-    })
-    .await?;
+    let (step, binds) =
+        blocking(move || prepare(&store, &description, &shown, surroundings)).await?;
     let command = exec.meta.args.join(" ");
     let runner = engine.runner().await?;
     let (sender, mut receiver) = mpsc::channel::<(StepStream, Bytes)>(64);
@@ -101,35 +106,43 @@ pub(crate) async fn run(
         }
     };
     let finished = async { tokio::join!(running, logging) };
-    let (exit, ()) = tokio::select! {
+    let (ended, ()) = tokio::select! {
         finished = finished => finished,
-        error = beyond_limit(&engine.store, &outputs) => return Err(error),
+        error = beyond_limit(&engine.store, &binds) => return Err(error),
     };
-    let exit = exit.map_err(|source| Error::Sandbox { command: command.clone(), source })?;
     let valid = &exec.meta.valid_exit_codes;
-    let failed = match exit {
-        Exit::Code(0) if valid.is_empty() => None,
-        Exit::Code(code) if valid.contains(&code) => None,
-        Exit::Code(code) => Some(StepExit::Code(code)),
-        Exit::Signal(signal) => Some(StepExit::Signal(signal)),
-        Exit::OutOfMemory => Some(StepExit::OutOfMemory),
+    let failed = match &ended {
+        Ok(Exit::Code(0)) if valid.is_empty() => None,
+        Ok(Exit::Code(code)) if valid.contains(code) => None,
+        Ok(exit) => Some(StepExit::from(*exit)),
+        // A shell would have said as much by its exit code.
+        Err(error) => error.shell_exit_code().map(StepExit::Code),
     };
     if let Some(exit) = failed {
-        return Err(Error::Step { command, exit });
+        let memory = context.request.step_memory;
+        let failed = Failed { op: op.clone(), name: name.to_owned(), exit, memory };
+        let kept = failed_step::keep(&engine.store, failed, binds).await;
+        return Err(match ended {
+            Ok(_) => Error::Step { command, exit, kept },
+            Err(source) => Error::Sandbox { command, source, kept },
+        });
     }
+    ended.map_err(|source| Error::Sandbox { command, source, kept: false })?;
     let store = engine.store.clone();
     blocking(move || {
-        outputs.into_iter().filter_map(|output| output.commit(&store).transpose()).collect()
+        let outputs = binds.into_iter().filter(|bind| bind.is_output);
+        outputs.map(|bind| bind.commit(&store)).collect()
     })
     .await
 }
 
 /// Ends, with an error, when what the step writes does not fit into the storage limit.
-async fn beyond_limit(store: &Store, outputs: &[Output]) -> Error {
+pub(crate) async fn beyond_limit(store: &Store, binds: &[Bind]) -> Error {
     if store.limit().is_none() {
         return std::future::pending().await;
     }
-    let watches: Arc<[_]> = outputs.iter().filter_map(Output::watch).collect();
+    let watches = binds.iter().filter_map(|bind| bind.written.as_ref()).map(LayerDir::watch);
+    let watches: Arc<[Watch]> = watches.collect();
     loop {
         tokio::time::sleep(WATCH_INTERVAL).await;
         let watches = watches.clone();
@@ -140,50 +153,49 @@ async fn beyond_limit(store: &Store, outputs: &[Output]) -> Error {
     }
 }
 
-/// What becomes of what a mount shows in the end.
-enum Output {
-    /// What the step wrote, on top of what the mount showed.
-    Written { below: Snapshot, dir: LayerDir },
-    /// A read-only mount's output is what it showed.
-    Unchanged(Snapshot),
-    /// No output: what the step wrote is removed when it has ended.
-    Discarded { dir: LayerDir },
+/// What a step gets that its op does not say.
+pub(crate) struct Surroundings {
+    pub(crate) resolv_conf: Option<String>,
+    pub(crate) memory: Option<u64>,
+    pub(crate) entitlements: Entitlements,
 }
 
-impl Output {
-    fn watch(&self) -> Option<Watch> {
-        match self {
-            Self::Written { dir, .. } | Self::Discarded { dir } => Some(dir.watch()),
-            Self::Unchanged(_) => None,
-        }
-    }
+/// A bind mount of a step.
+pub(crate) struct Bind {
+    /// What it showed at first.
+    pub(crate) shown: Snapshot,
+    /// What the step wrote, if it could: on top of that.
+    pub(crate) written: Option<LayerDir>,
+    /// Whether what it shows in the end is an output of the op.
+    pub(crate) is_output: bool,
+}
 
-    fn commit(self, store: &Store) -> Result<Option<Snapshot>, Error> {
-        match self {
-            Self::Discarded { .. } => Ok(None),
-            Self::Unchanged(snapshot) => Ok(Some(snapshot)),
-            Self::Written { below, dir } => {
-                let root = dir.scan()?;
-                Ok(Some(below.with(store.commit_dir(dir, root)?)))
-            }
-        }
+impl Bind {
+    /// Commits what the step wrote; what the mount shows with it.
+    pub(crate) fn commit(self, store: &Store) -> Result<Snapshot, Error> {
+        let Some(dir) = self.written else { return Ok(self.shown) };
+        let root = dir.scan()?;
+        Ok(self.shown.with(store.commit_dir(dir, root)?))
     }
 }
 
-fn prepare(
+/// Makes the step, for mounts that show these snapshots, and its bind mounts in the op's order.
+pub(crate) fn prepare(
     store: &Store,
     exec: &ExecOp,
-    inputs: &[Snapshot],
-) -> Result<(Step, Vec<Output>), Error> {
-    let mut outputs = Vec::new();
+    shown: &[Snapshot],
+    surroundings: Surroundings,
+) -> Result<(Step, Vec<Bind>), Error> {
+    let mut binds = Vec::new();
     let (mut rootfs, mut mounts) = (None, Vec::new());
-    for mount in &exec.mounts {
-        let below = match mount.input {
-            Some(input) => inputs[input as usize].clone(),
-            None => Snapshot::default(),
-        };
+    for (mount, shown) in exec.mounts.iter().zip(shown) {
         let overlay = match &mount.kind {
-            MountKind::Bind => overlay(store, mount, &below, &mut outputs)?,
+            MountKind::Bind => {
+                let (overlay, written) = overlay(store, mount, shown)?;
+                let is_output = mount.is_output();
+                binds.push(Bind { shown: shown.clone(), written, is_output });
+                overlay
+            }
             MountKind::Tmpfs(options) => {
                 let size = options.as_ref().map(|options| options.size).filter(|size| *size > 0);
                 mounts.push(StepMount::Tmpfs { dest: mount.dest.clone(), size });
@@ -192,7 +204,7 @@ fn prepare(
             MountKind::Cache(_) | MountKind::Secret(_) | MountKind::Ssh(_) => continue,
         };
         if mount.dest == "/" {
-            rootfs = Some((Rootfs::Overlay(overlay), below));
+            rootfs = Some((Rootfs::Overlay(overlay), shown));
         } else {
             mounts.push(StepMount::Bind {
                 source: BindSource::Overlay(overlay),
@@ -232,7 +244,7 @@ fn prepare(
         args: meta.args.clone(),
         env,
         cwd: meta.cwd.clone(),
-        user: user(&store.tree(&root)?, &meta.user)?,
+        user: user(&store.tree(root)?, &meta.user)?,
         hostname: hostname.to_owned(),
         network: match exec.network {
             NetMode::Sandbox => Network::Default,
@@ -245,11 +257,14 @@ fn prepare(
         },
         no_new_privileges: true,
         hosts: Some(hosts),
-        resolv_conf: None,
-        limits: Limits::default(),
-        entitlements: cofferdam_exec_linux::Entitlements::default(),
+        resolv_conf: surroundings.resolv_conf,
+        limits: Limits { memory: surroundings.memory, ..Limits::default() },
+        entitlements: cofferdam_exec_linux::Entitlements {
+            network_host: surroundings.entitlements.network_host,
+            security_insecure: surroundings.entitlements.security_insecure,
+        },
     };
-    Ok((step, outputs))
+    Ok((step, binds))
 }
 
 /// The layers of a mount as directories, and where what the step writes goes.
@@ -257,8 +272,7 @@ fn overlay(
     store: &Store,
     mount: &Mount,
     below: &Snapshot,
-    outputs: &mut Vec<Output>,
-) -> Result<Overlay, Error> {
+) -> Result<(Overlay, Option<LayerDir>), Error> {
     // The kernel refuses a directory that is there twice, and images have equal layers (several
     // RUNs that change nothing). The topmost one says all that the lower ones say.
     let mut seen = HashSet::new();
@@ -271,22 +285,14 @@ fn overlay(
     let lowers =
         layers[bottom..].iter().map(|layer| store.layer_dir(layer.id)).collect::<Result<_, _>>()?;
     if mount.readonly {
-        if mount.is_output() {
-            outputs.push(Output::Unchanged(below.clone()));
-        }
-        return Ok(Overlay { lowers, writable: None });
+        return Ok((Overlay { lowers, writable: None }, None));
     }
     let dir = store.new_step_dir()?;
     if let Some(root) = store.tree(below)?.root() {
         dir.start_from(root.attributes())?;
     }
     let writable = Some((dir.fs(), dir.work()));
-    if mount.is_output() {
-        outputs.push(Output::Written { below: below.clone(), dir });
-    } else {
-        outputs.push(Output::Discarded { dir });
-    }
-    Ok(Overlay { lowers, writable })
+    Ok((Overlay { lowers, writable }, Some(dir)))
 }
 
 fn user(root: &Tree, spec: &str) -> Result<User, Error> {
@@ -301,7 +307,7 @@ fn user(root: &Tree, spec: &str) -> Result<User, Error> {
         .map_err(|error| Error::Invalid(error.to_string()))
 }
 
-fn refuse_unsupported(op: &Op, exec: &ExecOp) -> Result<(), Error> {
+pub(crate) fn refuse_unsupported(op: &Op, exec: &ExecOp) -> Result<(), Error> {
     let unsupported = |what: String| Err(Error::Unsupported(what));
     for mount in &exec.mounts {
         let kind = match mount.kind {

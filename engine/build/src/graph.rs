@@ -9,7 +9,7 @@ use cofferdam_types::{Digest, Hasher};
 
 use crate::engine::Shared;
 use crate::vertex::OpVertex;
-use crate::{Error, Request};
+use crate::{Entitlements, Error, Request};
 
 /// The solver's view of the ops below one edge.
 pub(crate) struct OpGraph {
@@ -73,13 +73,11 @@ impl OpGraph {
 
 /// Refuses what the user did not grant, also where a result is known or another build is at it.
 /// Whether a step may run at all, `exec-linux` decides once more.
-pub(crate) fn check_entitlements(request: &Request, kind: &OpKind) -> Result<(), Error> {
+pub(crate) fn check_entitlements(granted: Entitlements, kind: &OpKind) -> Result<(), Error> {
     let OpKind::Exec(exec) = kind else { return Ok(()) };
     let missing = match (exec.network, exec.security) {
-        (NetMode::Host, _) if !request.entitlements.network_host => "network.host",
-        (_, SecurityMode::Insecure) if !request.entitlements.security_insecure => {
-            "security.insecure"
-        }
+        (NetMode::Host, _) if !granted.network_host => "network.host",
+        (_, SecurityMode::Insecure) if !granted.security_insecure => "security.insecure",
         _ => return Ok(()),
     };
     Err(Error::Denied { command: exec.meta.args.join(" "), entitlement: missing })

@@ -10,6 +10,7 @@ mod engine;
 mod error;
 mod exec;
 mod export;
+mod failed_step;
 mod file;
 mod gateway;
 mod graph;
@@ -23,10 +24,12 @@ mod trees;
 mod vertex;
 
 pub use cofferdam_component::{Limits, Warning};
+pub use cofferdam_exec_linux::{Input, Streams, TerminalEvent, TerminalSize};
 pub use cofferdam_export::{Compression, ImageOptions};
 pub use cofferdam_solver::{Change, Event, EventKind, Miss, Outcome, Status, Stream};
 pub use engine::{Config, Engine};
-pub use error::{Error, Excerpt, Failure, Kind};
+pub use error::{Error, Excerpt, Failure, Kind, StepExit};
+pub use failed_step::{Entry, FailedStep, Moment, OutputStream};
 pub use progress::{BuildEvent, Sink};
 pub use request::{Destination, Entitlements, Export, Exported, FrontendChoice, Request, Response};
 pub use state::{

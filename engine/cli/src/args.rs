@@ -54,8 +54,8 @@ pub enum Command {
     /// Build an image
     #[command(after_help = EXIT_CODES)]
     Build(Box<Build>),
-    /// Look inside
-    #[command(subcommand)]
+    /// Open a shell in a step that failed, or look inside
+    #[command(after_help = DEBUG_HELP)]
     Debug(Debug),
     /// Show what the state directory holds, how big it is, when it was used and by whom
     Du(Du),
@@ -68,9 +68,38 @@ pub enum Command {
     Version,
 }
 
+const DEBUG_HELP: &str = "\
+Without a program a shell is run: /bin/bash, else /bin/sh. What is changed in the step is thrown
+away. The exit code is the program's; where standard input and output are a terminal, pressing
+Ctrl-] three times within a second ends it.";
+
+/// Flags of `cofferdam debug`.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Debug {
+    /// Looks inside.
+    #[command(subcommand)]
+    pub command: Option<DebugCommand>,
+    /// The failed step, by its id or the beginning of it [default: the one that failed last]
+    #[arg(value_name = "ID")]
+    pub id: Option<String>,
+    /// The program to run in it, with its arguments
+    #[arg(last = true, value_name = "PROGRAM")]
+    pub program: Vec<String>,
+    /// List the steps that can be entered
+    #[arg(long, conflicts_with_all = ["id", "program", "input", "allow"])]
+    pub list: bool,
+    /// Enter it as it was before it ran
+    #[arg(long)]
+    pub input: bool,
+    /// Allow the privileged entitlement that the step needs
+    #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
+    pub allow: Vec<Entitlement>,
+}
+
 /// Commands for finding out what happens.
 #[derive(Debug, Subcommand)]
-pub enum Debug {
+pub enum DebugCommand {
     /// Print a BuildKit definition (binary pb.Definition) as JSON
     DumpLlb {
         /// The definition; `-` is standard input
@@ -365,6 +394,36 @@ mod tests {
             build.get_arguments().filter_map(|a| a.get_long()).map(|f| format!("--{f}")).collect();
         assert!(flags.contains(&"--tag".to_owned()));
         assert!(NOT_YET.iter().all(|flag| !flags.contains(&(*flag).to_owned())));
+    }
+
+    #[test]
+    fn debug_has_an_id_a_program_and_subcommands() {
+        let parse = |args: &[&str]| {
+            let args = ["cofferdam", "debug"].iter().chain(args);
+            match Cli::try_parse_from(args).map(|cli| cli.command) {
+                Ok(Command::Debug(debug)) => format!(
+                    "{:?} {:?} {:?} {} {}",
+                    debug.command, debug.id, debug.program, debug.list, debug.input
+                ),
+                Ok(other) => format!("{other:?}"),
+                Err(error) => error.kind().to_string(),
+            }
+        };
+        assert_eq!(parse(&[]), "None None [] false false");
+        assert_eq!(parse(&["ab12"]), "None Some(\"ab12\") [] false false");
+        assert_eq!(
+            parse(&["--input", "--root=/x", "--", "ls", "-l"]),
+            "None None [\"ls\", \"-l\"] false true"
+        );
+        assert_eq!(parse(&["ab", "--", "sh"]), "None Some(\"ab\") [\"sh\"] false false");
+        assert_eq!(
+            parse(&["dump-llb", "f", "--root", "/x"]),
+            "Some(DumpLlb { file: \"f\" }) None [] false false"
+        );
+        assert_eq!(parse(&["--list", "--root", "/x"]), "None None [] true false");
+        let conflict = clap::error::ErrorKind::ArgumentConflict.to_string();
+        assert_eq!(parse(&["--list", "ab"]), conflict);
+        assert_eq!(parse(&["--list", "--", "ls"]), conflict);
     }
 
     #[test]

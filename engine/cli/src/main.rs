@@ -9,9 +9,11 @@ mod args;
 mod config;
 mod contexts;
 mod debug;
+mod enter;
 mod error;
 mod output;
 mod progress;
+mod raw_terminal;
 mod report;
 mod request;
 mod root;
@@ -25,7 +27,7 @@ use clap::Parser as _;
 use cofferdam_build::Repair;
 use tracing_subscriber::EnvFilter;
 
-use args::{Cli, Command, Debug, Store};
+use args::{Cli, Command, Debug, DebugCommand, Store};
 use error::exit;
 use progress::terminal;
 use progress::text::Colours;
@@ -52,7 +54,10 @@ fn main() -> ExitCode {
     let done = |()| exit::OK;
     let result = match command {
         Command::Build(args) => return run::run(&args, flag, max_storage, config, style).into(),
-        Command::Debug(Debug::DumpLlb { file }) => debug::dump_llb(&file).map(done),
+        Command::Debug(Debug { command: Some(DebugCommand::DumpLlb { file }), .. }) => {
+            debug::dump_llb(&file).map(done)
+        }
+        Command::Debug(args) => return debug::run(&args, flag, max_storage, config, style).into(),
         Command::Du(args) => root.and_then(|root| storage::du(&root, &args)).map(done),
         Command::Prune(args) => root.and_then(|root| storage::prune(&root, &args)).map(done),
         Command::Store(Store::Sync) => root.and_then(|root| storage::sync(&root)).map(done),

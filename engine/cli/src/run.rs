@@ -14,11 +14,12 @@ use tokio::sync::oneshot;
 
 use crate::args::{Build, MaxStorage, ProgressMode};
 use crate::config;
+use crate::debug::quote;
 use crate::error::{Error, exit, exit_code};
 use crate::progress::{Display, Seen, View, terminal};
 use crate::report::{self, Style};
 use crate::request::{Prepared, Surroundings, prepare};
-use crate::{root, storage};
+use crate::{raw_terminal, root, storage};
 
 /// Ops that may run at once, however few processors there are: steps wait for the network, for
 /// the disk, for each other's servers, and stages that do not need each other should not queue.
@@ -32,10 +33,17 @@ pub fn run(
     file: Option<PathBuf>,
     style: Style,
 ) -> u8 {
+    let enter = enter_hint(root.as_deref());
     match ready(args, root, max_storage, file.as_deref()) {
-        Ok((config, prepared)) => start(args, config, prepared, style),
+        Ok((config, prepared)) => block_on(drive(args, config, prepared, &enter, style), style),
         Err(error) => tell_error(&error, style),
     }
+}
+
+/// How to enter a step that failed in the state directory that was given.
+fn enter_hint(root: Option<&Path>) -> String {
+    let root = root.map(|root| format!(" --root {}", quote(&root.to_string_lossy())));
+    format!("open a shell in it: cofferdam debug{}", root.unwrap_or_default())
 }
 
 /// Tells an error and gives its exit code.
@@ -45,7 +53,7 @@ pub fn tell_error(error: &Error, style: Style) -> u8 {
 }
 
 /// Writes to standard error; if nobody reads it, there is nobody to tell.
-fn tell(text: &str) {
+pub fn tell(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
@@ -56,33 +64,46 @@ fn ready(
     max_storage: Option<MaxStorage>,
     file: Option<&Path>,
 ) -> Result<(Config, Prepared), Error> {
-    let env = |name: &str| -> Option<OsString> { std::env::var_os(name) };
     let surroundings = Surroundings {
-        env: &env,
+        env: &|name| std::env::var_os(name),
         stdin: &mut io::stdin(),
         stdout_is_terminal: io::stdout().is_terminal(),
     };
     let prepared = prepare(args, surroundings)?;
+    Ok((configure(root, max_storage, file, &args.insecure_registries)?, prepared))
+}
+
+/// How the engine is set up on this machine.
+///
+/// # Errors
+/// When the machine lacks something, or the user's set-up cannot be read.
+pub fn configure(
+    root: Option<PathBuf>,
+    max_storage: Option<MaxStorage>,
+    file: Option<&Path>,
+    insecure_registries: &[String],
+) -> Result<Config, Error> {
+    let env = |name: &str| -> Option<OsString> { std::env::var_os(name) };
     let credentials = Arc::new(root::credentials(&env)?);
     let registries = ClientConfig { credentials, ..ClientConfig::default() };
     let mut registries = config::apply(file, &env, registries)?;
-    for host in &args.insecure_registries {
+    for host in insecure_registries {
         registries.hosts.entry(host.clone()).or_default().http = Some(true);
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let root = root::state_directory(root, &env, rustix::process::geteuid().is_root())?;
-    let config = Config {
+    Ok(Config {
         max_storage: root::max_storage(max_storage, &env, &root)?,
         root,
         registries,
         parallelism: cores.max(MIN_PARALLELISM),
         resolv_conf: root::resolv_conf(Path::new("/etc/resolv.conf"))?,
         limits: Limits::default(),
-    };
-    Ok((config, prepared))
+    })
 }
 
-fn start(args: &Build, config: Config, prepared: Prepared, style: Style) -> u8 {
+/// Runs a command's work, and gives its exit code.
+pub fn block_on(work: impl Future<Output = Result<u8, Error>>, style: Style) -> u8 {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -90,8 +111,7 @@ fn start(args: &Build, config: Config, prepared: Prepared, style: Style) -> u8 {
             return tell_error(&error, style);
         }
     };
-    let driven = AssertUnwindSafe(|| runtime.block_on(drive(args, config, prepared, style)));
-    let code = match catch_unwind(driven) {
+    let code = match catch_unwind(AssertUnwindSafe(|| runtime.block_on(work))) {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => tell_error(&error, style),
         Err(_) => {
@@ -110,6 +130,7 @@ async fn drive(
     args: &Build,
     config: Config,
     prepared: Prepared,
+    enter: &str,
     style: Style,
 ) -> Result<u8, Error> {
     let Prepared { request, session, cache_only, stdin_dockerfile: _stdin_dockerfile } = prepared;
@@ -145,7 +166,10 @@ async fn drive(
             succeed(args, &response, cache_only, style)?;
             Ok(exit::OK)
         }
-        Some(Err(failure)) => {
+        Some(Err(mut failure)) => {
+            if failure.error.can_be_entered() {
+                failure.hints.push(enter.to_owned());
+            }
             tell_seen(&seen, style);
             tell(&report::failure(&failure, &seen.tails, style));
             Ok(exit_code(failure.error.kind()))
@@ -216,9 +240,12 @@ fn succeed(args: &Build, response: &Response, cache_only: bool, style: Style) ->
     Ok(())
 }
 
-/// Listens for the signals that end a build: tells of the first, and ends the program at the
+/// Listens for the signals that end a command: tells of the first, and ends the program at the
 /// second, whatever it is doing, because the user does not want to wait for the cleaning up.
-fn listen() -> Result<oneshot::Receiver<()>, Error> {
+///
+/// # Errors
+/// When signals cannot be listened for.
+pub fn listen() -> Result<oneshot::Receiver<()>, Error> {
     let listen = |kind| {
         signal(kind)
             .map_err(|error| Error::Configuration(format!("cannot listen for signals: {error}")))
@@ -236,10 +263,11 @@ fn listen() -> Result<oneshot::Receiver<()>, Error> {
     let (tell, told) = oneshot::channel();
     tokio::spawn(async move {
         next().await;
-        // The build may be over already.
+        // The work may be over already.
         let _ = tell.send(());
         next().await;
         terminal::give_back();
+        raw_terminal::restore();
         std::process::exit(exit::INTERRUPTED.into());
     });
     Ok(told)

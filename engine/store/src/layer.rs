@@ -86,6 +86,12 @@ impl Snapshot {
         self.0.iter().chain(above.0.iter()).cloned().collect()
     }
 
+    /// The first `count` layers and the others, if there are so many.
+    pub fn split_at(&self, count: usize) -> Option<(Self, Self)> {
+        let (below, above) = self.0.split_at_checked(count)?;
+        Some((below.iter().cloned().collect(), above.iter().cloned().collect()))
+    }
+
     /// What this chain has on top of `below`, if it begins with `below`.
     pub fn above(&self, below: &Self) -> Option<Self> {
         self.0.strip_prefix(&*below.0).map(|above| above.iter().cloned().collect())

@@ -9,7 +9,7 @@ use cofferdam_tests::cofferdam::exit;
 use crate::World;
 
 /// The processes of this machine whose command line contains this text.
-fn processes(text: &str) -> Vec<String> {
+pub(crate) fn processes(text: &str) -> Vec<String> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let lines = entries.flatten().filter_map(|entry| {
         let line = fs::read(entry.path().join("cmdline")).ok()?;
@@ -46,7 +46,7 @@ fn an_interrupt_ends_every_process_and_leaves_nothing_mounted() -> Result<()> {
 }
 
 #[test]
-fn processes_that_a_step_leaves_behind_end_with_it() -> Result<()> {
+pub(crate) fn processes_that_a_step_leaves_behind_end_with_it() -> Result<()> {
     let world = World::new()?;
     let marker = format!("8{:07}", std::process::id());
     let context = Context::new(&format!(

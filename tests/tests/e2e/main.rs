@@ -5,6 +5,7 @@
 //! One test program, so that the harness is linked once.
 
 mod cancellation;
+mod debug_shell;
 mod exports;
 mod frontends;
 mod gnu_hello;
