@@ -206,15 +206,27 @@ fn until(what: &str, mut happened: impl FnMut() -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
+/// A program that does not outlive the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn nothing_is_left_when_it_is_killed() -> Result<()> {
     let world = World::new()?;
     let _ = world.fail("ARG REGISTRY\nFROM ${REGISTRY}/busybox\nRUN false\n")?;
     let marker = format!("6{:07}", std::process::id());
     let script = format!("setsid sleep {marker} & sleep {marker}");
-    let start = || -> Result<Child> {
+    let start = || -> Result<Ended> {
         // Its input stays open.
         let child = world.debug(&["--", "sh", "-c", &script]).stdin(Stdio::piped()).spawn()?;
+        let child = Ended(child);
         let sleeping =
             || processes(&marker).iter().filter(|line| line.starts_with("sleep")).count();
         until("the start", || Ok(sleeping() >= 2))?;
@@ -222,19 +234,17 @@ fn nothing_is_left_when_it_is_killed() -> Result<()> {
     };
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let mut child = start()?;
-        kill_process(Pid::from_child(&child), signal)?;
-        assert_eq!(child.wait()?.code(), Some(exit::INTERRUPTED));
+        kill_process(Pid::from_child(&child.0), signal)?;
+        assert_eq!(child.0.wait()?.code(), Some(exit::INTERRUPTED));
         assert_eq!(processes(&marker), Vec::<String>::new(), "{signal:?}");
     }
-    let mut child = start()?;
-    child.kill()?;
-    child.wait()?;
+    drop(start()?);
     until("the end", || Ok(processes(&marker).is_empty()))?;
     assert_eq!(world.cofferdam.mounts(), Vec::<String>::new());
     // A reader that goes away ends it as well.
-    let mut child = world.debug(&["--", "yes"]).spawn()?;
-    drop(child.stdout.take());
-    assert_eq!(child.wait()?.code(), Some(128 + 13));
+    let mut child = Ended(world.debug(&["--", "yes"]).spawn()?);
+    drop(child.0.stdout.take());
+    assert_eq!(child.0.wait()?.code(), Some(128 + 13));
     Ok(())
 }
 
