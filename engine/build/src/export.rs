@@ -1,14 +1,15 @@
 //! Takes the results to where the client wants them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use cofferdam_export::{
-    BuiltImage, ImageOptions, PlatformImage, build_image, push, write_directory, write_oci_archive,
-    write_tar,
+    BuiltImage, ImageLayout, ImageOptions, LayoutFormat, PlatformImage, build_image, push,
+    write_directory, write_tar,
 };
 use cofferdam_registry::Reference;
 
@@ -64,8 +65,17 @@ async fn one(
         Export::Oci { dest, names, options } => {
             let image = pack(context, images, options, phase).await?;
             let said = said(&image, &names);
-            blocking(move || to(&dest, |out| Ok(write_oci_archive(&store, &image, &names, out)?)))
-                .await?;
+            blocking(move || {
+                let layout = ImageLayout {
+                    store: &store,
+                    image: &image,
+                    names: &names,
+                    format: LayoutFormat::Oci,
+                    without: HashSet::new(),
+                };
+                to(&dest, |out| Ok(layout.write_archive(out)?))
+            })
+            .await?;
             Ok(said)
         }
         Export::Local(dest) => {
@@ -131,13 +141,19 @@ fn prefixes(images: &[PlatformImage]) -> BTreeMap<String, &PlatformImage> {
 /// Writes to a file, which comes to its name only when it is complete, or to standard output.
 fn to(
     dest: &Destination,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), Error>,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<(), Error>,
 ) -> Result<(), Error> {
+    let output = |error| cofferdam_export::Error::Output(error).into();
+    // With a file in it the standard library knows to copy inside the kernel.
+    let through = |file: File| {
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        write(&mut out)?;
+        out.flush().map_err(output)
+    };
     let path = match dest {
         Destination::Stdout => {
-            let mut out = BufWriter::with_capacity(1 << 20, io::stdout().lock());
-            write(&mut out)?;
-            return out.flush().map_err(|error| cofferdam_export::Error::Output(error).into());
+            let fd = io::stdout().as_fd().try_clone_to_owned().map_err(output)?;
+            return through(fd.into());
         }
         Destination::File(path) => path,
     };
@@ -146,8 +162,7 @@ fn to(
     };
     // A pipe or device is written to as it is.
     if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-        let mut out = File::options().write(true).open(path).map_err(failed("cannot open"))?;
-        return write(&mut out);
+        return through(File::options().write(true).open(path).map_err(failed("cannot open"))?);
     }
     let dir = match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
@@ -158,9 +173,7 @@ fn to(
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .tempfile_in(dir)
         .map_err(failed("cannot create a file beside"))?;
-    let mut out = BufWriter::with_capacity(1 << 20, file);
-    write(&mut out)?;
-    let file = out.into_inner().map_err(|error| failed("cannot write")(error.into_error()))?;
+    through(file.as_file().try_clone().map_err(failed("cannot open"))?)?;
     file.persist(path).map_err(|error| failed("cannot write")(error.error))?;
     Ok(())
 }

@@ -39,6 +39,14 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// A blob of a registry's cannot be compressed anew.
+    #[error("layer {digest}: {reason}")]
+    Layer {
+        /// The blob.
+        digest: cofferdam_types::Digest,
+        /// Why not.
+        reason: String,
+    },
     /// The image config of a platform cannot be used.
     #[error("image config for {platform}: {reason}")]
     Config {

@@ -1,19 +1,16 @@
-//! Builds an image as blobs of the store: layers, configs, manifests and an index.
-//!
-//! Layers that a registry gave stay the blobs that they were. The others are packed once per
-//! compression and remembered. Where the image goes is for `push` and `layout`.
+//! Builds an image as blobs of the store: configs, manifests and an index, around the layers that
+//! `layers` packs. Where the image goes is for `push` and `layout`.
 
-use std::collections::{BTreeMap, HashSet};
-use std::io::{self, Write};
+use std::collections::HashSet;
 
 use cofferdam_registry::Descriptor;
-use cofferdam_store::{ImageRecord, Layer, LayerBlob, Snapshot, Store};
+use cofferdam_store::{ImageRecord, Snapshot, Store};
 use cofferdam_types::{Digest, Platform};
 
-use crate::compress::{BLOCK, Compression, compress};
+use crate::annotations::{Annotations, ForPlatform};
+use crate::compress::Compression;
 use crate::config::{ConfigLayer, complete};
-use crate::entries::{layer_size, write_layer};
-use crate::error::IoContext;
+use crate::layers::{Packed, pack};
 use crate::manifest::{self, Types};
 use crate::{Error, Progress, Result};
 
@@ -33,6 +30,8 @@ pub struct PlatformImage {
 pub struct ImageOptions {
     /// How layers are compressed that no registry gave. zstd implies OCI's media types.
     pub compression: Compression,
+    /// Compresses layers that a registry gave anew where they are compressed otherwise.
+    pub force_compression: bool,
     /// OCI's media types rather than Docker's.
     pub oci_media_types: bool,
     /// An index even for one platform.
@@ -50,6 +49,7 @@ impl Default for ImageOptions {
     fn default() -> Self {
         Self {
             compression: Compression::GZIP,
+            force_compression: false,
             oci_media_types: true,
             multi_platform: false,
             source_date_epoch: None,
@@ -59,15 +59,11 @@ impl Default for ImageOptions {
     }
 }
 
-/// Annotations by where they go.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Annotations {
-    /// Into the manifest of each platform.
-    pub manifest: BTreeMap<String, String>,
-    /// To the manifests' descriptors.
-    pub manifest_descriptor: BTreeMap<String, String>,
-    /// Into the index; there must be one.
-    pub index: BTreeMap<String, String>,
+impl ImageOptions {
+    /// No file of a layer that no registry gave is younger.
+    pub(crate) fn latest(&self) -> Option<i64> {
+        self.source_date_epoch.filter(|_| self.rewrite_timestamp)
+    }
 }
 
 /// An image whose blobs are all in the store.
@@ -113,6 +109,16 @@ impl BuiltImage {
         ImageRecord { digest, media_type, size, blobs }
     }
 
+    /// The image's descriptor with what an `index.json` says of it besides.
+    pub fn described(&self) -> Descriptor {
+        let mut descriptor = self.descriptor.clone();
+        if let Some(created) = &self.created {
+            let key = "org.opencontainers.image.created".to_owned();
+            descriptor.annotations.entry(key).or_insert_with(|| created.clone());
+        }
+        descriptor
+    }
+
     /// Whether the image has an index.
     pub(crate) fn has_index(&self) -> bool {
         self.manifests.iter().all(|manifest| manifest.descriptor.digest != self.descriptor.digest)
@@ -146,10 +152,13 @@ pub fn build_image(
 ) -> Result<BuiltImage> {
     let with_index = options.multi_platform || images.len() > 1;
     let types = check(images, options, with_index)?;
+    let packed = pack(store, images, options, progress)?;
     let mut manifests = Vec::new();
     let mut newest: Option<String> = None;
     for image in images {
-        let (manifest, created) = build_manifest(store, image, options, types, progress)?;
+        let annotations = options.annotations.of(&image.platform);
+        let (manifest, created) =
+            build_manifest(store, image, options, types, &packed, &annotations)?;
         newest = newest.max(created);
         manifests.push(manifest);
     }
@@ -158,9 +167,11 @@ pub fn build_image(
             manifest.descriptor.platform = Some(image.platform.clone());
         }
         let entries = manifests.iter().map(|manifest| &manifest.descriptor);
-        let json = manifest::index(types, entries, &options.annotations.index);
+        let json = manifest::index(types, entries, &options.annotations.of_index());
         store.put_blob(&json)?;
-        Descriptor::of(types.index(), &json)
+        let mut descriptor = Descriptor::of(types.index(), &json);
+        descriptor.annotations = options.annotations.of_index_descriptor();
+        descriptor
     } else {
         manifests[0].descriptor.clone()
     };
@@ -185,15 +196,18 @@ fn check(images: &[PlatformImage], options: &ImageOptions, with_index: bool) -> 
             return wrong(format!("platform {} is there twice", image.platform));
         }
     }
-    let Annotations { manifest, manifest_descriptor, index } = &options.annotations;
-    if !index.is_empty() && !with_index {
+    let annotations = &options.annotations;
+    if annotations.need_index() && !with_index {
         return wrong("annotations of the index: the image has no index".into());
+    }
+    if let Some(platform) = annotations.platforms().find(|wanted| !platforms.contains(wanted)) {
+        return wrong(format!("annotation for the platform {platform}, which is not built"));
     }
     let zstd = matches!(options.compression, Compression::Zstd { .. });
     if options.oci_media_types || zstd {
         return Ok(Types::Oci);
     }
-    if [manifest, manifest_descriptor, index].into_iter().any(|map| !map.is_empty()) {
+    if !annotations.is_empty() {
         return wrong("annotations need OCI media types".into());
     }
     Ok(Types::Docker)
@@ -204,21 +218,19 @@ fn build_manifest(
     image: &PlatformImage,
     options: &ImageOptions,
     types: Types,
-    progress: &Progress,
+    packed: &Packed,
+    annotations: &ForPlatform,
 ) -> Result<(BuiltManifest, Option<String>)> {
     let wrong = |reason| Error::Config { platform: image.platform.to_string(), reason };
     let (mut layers, mut of_config) = (Vec::new(), Vec::new());
-    for (index, id) in image.snapshot.layers().enumerate() {
-        let name = || {
-            format!("layer {}/{} of {}", index + 1, image.snapshot.layers().len(), image.platform)
-        };
-        let blob = layer_blob(store, &*store.layer(id)?, options, &name, progress)?;
+    for id in image.snapshot.layers() {
+        let blob = &packed[&id];
         let created = store.layer_created(id)?;
         of_config.push(ConfigLayer { diff_id: blob.diff_id, created });
         layers.push(BuiltLayer {
             descriptor: Descriptor::new(types.layer(&blob.media_type), blob.digest, blob.size),
             diff_id: blob.diff_id,
-            origin: blob.origin,
+            origin: blob.origin.clone(),
         });
     }
     let config = complete(&image.config, &image.platform, &of_config, options.source_date_epoch)
@@ -226,88 +238,10 @@ fn build_manifest(
     store.put_blob(&config.json)?;
     let config_descriptor = Descriptor::of(types.config(), &config.json);
     let descriptors = layers.iter().map(|layer| &layer.descriptor);
-    let json =
-        manifest::manifest(types, &config_descriptor, descriptors, &options.annotations.manifest);
+    let json = manifest::manifest(types, &config_descriptor, descriptors, &annotations.manifest);
     store.put_blob(&json)?;
     let mut descriptor = Descriptor::of(types.manifest(), &json);
-    descriptor.annotations = options.annotations.manifest_descriptor.clone();
+    descriptor.annotations = annotations.descriptor.clone();
     let built = BuiltManifest { descriptor, config: config_descriptor, layers };
     Ok((built, config.created))
-}
-
-/// The blob of a layer: what a registry gave, else what was packed before, else packed now.
-fn layer_blob(
-    store: &Store,
-    layer: &Layer,
-    options: &ImageOptions,
-    name: &dyn Fn() -> String,
-    progress: &Progress,
-) -> Result<LayerBlob> {
-    if let Some(blob) = store.layer_blob(layer.id, "original")? {
-        return Ok(blob);
-    }
-    let latest = options.source_date_epoch.filter(|_| options.rewrite_timestamp);
-    let mut kind = options.compression.name();
-    if let Some(latest) = latest {
-        kind.push_str(&format!("@{latest}"));
-    }
-    if let Some(blob) = store.layer_blob(layer.id, &kind)? {
-        return Ok(blob);
-    }
-    let name = name();
-    let total = layer_size(&layer.root);
-    progress(&name, 0, total);
-    // No thread that would have nothing to do.
-    let blocks = usize::try_from(total.div_ceil(BLOCK as u64)).unwrap_or(usize::MAX);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from).min(blocks);
-    let failed = |source| Error::Io {
-        action: "cannot write a layer to",
-        path: store.root().to_owned(),
-        source,
-    };
-    let mut counted = 0;
-    let (mut writer, diff_id) =
-        compress(options.compression, cores, store.new_blob()?, failed, |out| {
-            let mut out = Counted { out, count: 0, told: 0, total, name: &name, progress };
-            write_layer(store, &layer.root, latest, &mut out)?;
-            counted = out.count;
-            Ok(())
-        })?;
-    progress(&name, counted, counted);
-    writer.flush().io("cannot write a layer to", store.root())?;
-    let (digest, size) = writer.commit(None)?;
-    let media_type = Types::Oci.layer(match options.compression {
-        Compression::Uncompressed => ".tar",
-        Compression::Gzip { .. } => ".gzip",
-        Compression::Zstd { .. } => ".zstd",
-    });
-    let blob = LayerBlob { diff_id, digest, size, media_type, origin: String::new() };
-    store.save_layer_blob(layer.id, &kind, &blob)?;
-    Ok(blob)
-}
-
-/// Tells how much was written, not more often than every mebibyte.
-struct Counted<'a> {
-    out: &'a mut dyn Write,
-    count: u64,
-    told: u64,
-    total: u64,
-    name: &'a str,
-    progress: &'a Progress,
-}
-
-impl Write for Counted<'_> {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let count = self.out.write(data)?;
-        self.count += count as u64;
-        if self.count - self.told >= 1 << 20 {
-            self.told = self.count;
-            (self.progress)(self.name, self.count, self.total.max(self.count));
-        }
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
 }

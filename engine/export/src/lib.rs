@@ -7,12 +7,14 @@
 //!
 //! How layers came to be is not known here, nor who asked for them.
 
+mod annotations;
 mod compress;
 mod config;
 mod directory;
 mod entries;
 mod error;
 mod image;
+mod layers;
 mod layout;
 mod manifest;
 mod push;
@@ -20,14 +22,13 @@ mod tar;
 
 use std::sync::Arc;
 
+pub use annotations::{Annotations, Place};
 pub use compress::Compression;
 pub use directory::write_directory;
 pub use entries::write_tar;
 pub use error::{Error, Result};
-pub use image::{
-    Annotations, BuiltImage, BuiltLayer, BuiltManifest, ImageOptions, PlatformImage, build_image,
-};
-pub use layout::{write_oci_archive, write_oci_directory};
+pub use image::{BuiltImage, BuiltLayer, BuiltManifest, ImageOptions, PlatformImage, build_image};
+pub use layout::{ImageLayout, LayoutFormat};
 pub use push::push;
 
 /// Is told how many bytes of what are done, and of how many: `(id, current, total)`. The total

@@ -7,6 +7,8 @@ use cofferdam_registry::{Descriptor, media_type};
 use cofferdam_types::{Digest, Platform};
 use serde::Serialize;
 
+use crate::compress::Compression;
+
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -44,11 +46,11 @@ impl Types {
     /// The type of a layer, from that of either family. Types of layers that must not be
     /// distributed become ordinary ones, as in BuildKit; types that are not known stay.
     pub(crate) fn layer(self, media_type: &str) -> String {
-        let compression = match media_type.rsplit_once('.') {
-            Some((_, "tar")) => "",
-            Some((_, "gzip" | "tar+gzip")) => "gzip",
-            Some((_, "zstd" | "tar+zstd")) => "zstd",
-            _ => return media_type.to_owned(),
+        let compression = match Compression::of(media_type) {
+            Some(Compression::Uncompressed) => "",
+            Some(Compression::Gzip { .. }) => "gzip",
+            Some(Compression::Zstd { .. }) => "zstd",
+            None => return media_type.to_owned(),
         };
         match (self, compression) {
             (Self::Oci, "") => OCI_LAYER.into(),

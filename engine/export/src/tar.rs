@@ -108,6 +108,11 @@ impl<W: Write> TarWriter<W> {
         self.out.write_all(&[0; BLOCK][..padding])
     }
 
+    /// What is written to: for the bytes of a regular file.
+    pub(crate) fn inner(&mut self) -> &mut W {
+        &mut self.out
+    }
+
     /// Writes the end marker.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.out.write_all(&[0; 2 * BLOCK])?;

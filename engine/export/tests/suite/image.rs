@@ -1,5 +1,6 @@
 //! Images in layouts and registries, read by skopeo and umoci.
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -8,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cofferdam_export::{
-    Annotations, BuiltImage, Compression, ImageOptions, build_image, push, write_oci_archive,
-    write_oci_directory,
+    Annotations, BuiltImage, Compression, ImageLayout, ImageOptions, LayoutFormat, Place,
+    build_image, push,
 };
 use cofferdam_registry::{Client, ClientConfig, Reference};
 use cofferdam_store::Snapshot;
@@ -37,7 +38,7 @@ fn archive(fixture: &Fixture, options: &ImageOptions) -> (BuiltImage, String) {
     let path = fixture.dir.path().join("image.tar");
     let mut file = fs::File::create(&path).expect("created");
     let names = [Reference::parse("demo:1").expect("valid")];
-    write_oci_archive(&fixture.store, &image, &names, &mut file).expect("written");
+    layout(fixture, &image, &names).write_archive(&mut file).expect("written");
     (image, path.display().to_string())
 }
 
@@ -123,26 +124,32 @@ fn times_can_be_rewritten() {
 fn documents_are_as_the_specification_says() {
     let fixture = Fixture::new();
     let images = [fixture.image("linux/amd64"), fixture.image("linux/arm/v7")];
-    let text = |key: &str| [(key.to_owned(), "v".to_owned())].into();
+    let mut annotations = Annotations::default();
+    let arm = Some("linux/arm/v7".parse().expect("valid"));
+    for (place, platform, key) in [
+        (Place::Manifest, None, "m"),
+        (Place::Manifest, arm, "arm"),
+        (Place::ManifestDescriptor, None, "d"),
+        (Place::Index, None, "i"),
+        (Place::IndexDescriptor, None, "top"),
+    ] {
+        annotations.add(place, platform, key, "v").expect("valid");
+    }
     let options = ImageOptions {
-        annotations: Annotations {
-            manifest: text("m"),
-            manifest_descriptor: text("d"),
-            index: text("i"),
-        },
+        annotations,
         source_date_epoch: Some(1_700_000_000),
         ..ImageOptions::default()
     };
     let image = build_image(&fixture.store, &images, &options, &silent()).expect("built");
     let dir = fixture.dir.path().join("layout");
     let names = [Reference::parse("demo:1").expect("valid")];
-    write_oci_directory(&fixture.store, &image, &names, &dir).expect("written");
+    layout(&fixture, &image, &names).write_directory(&dir).expect("written");
     check_document(
         &dir.join("index.json"),
         expect![[r#"
-        {"annotations":{"io.containerd.image.name":"docker.io/library/demo:1","org.opencontainers.image.created":"2023-11-14T22:13:20Z","org.opencontainers.image.ref.name":"1"},"mediaType":"application/vnd.oci.image.index.v1+json"}
-        {"manifests":null,"mediaType":"application/vnd.oci.image.index.v1+json","schemaVersion":2}
-    "#]],
+            {"annotations":{"io.containerd.image.name":"docker.io/library/demo:1","org.opencontainers.image.created":"2023-11-14T22:13:20Z","org.opencontainers.image.ref.name":"1","top":"v"},"mediaType":"application/vnd.oci.image.index.v1+json"}
+            {"manifests":null,"mediaType":"application/vnd.oci.image.index.v1+json","schemaVersion":2}
+        "#]],
     );
     let blob = |digest: &Digest| dir.join("blobs/sha256").join(digest.hex());
     check_document(
@@ -157,10 +164,10 @@ fn documents_are_as_the_specification_says() {
     check_document(
         &manifest,
         expect![[r#"
-        {"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip"}
-        {"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip"}
-        {"annotations":{"m":"v"},"config":{"mediaType":"application/vnd.oci.image.config.v1+json"},"layers":null,"mediaType":"application/vnd.oci.image.manifest.v1+json","schemaVersion":2}
-    "#]],
+            {"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip"}
+            {"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip"}
+            {"annotations":{"arm":"v","m":"v"},"config":{"mediaType":"application/vnd.oci.image.config.v1+json"},"layers":null,"mediaType":"application/vnd.oci.image.manifest.v1+json","schemaVersion":2}
+        "#]],
     );
     let start = fs::read_to_string(&manifest).expect("text");
     assert!(start.starts_with("{\n  \"schemaVersion\": 2,\n  \"mediaType\": \""), "{start}");
@@ -223,8 +230,14 @@ fn contradictions_are_refused() {
         let error = build_image(&fixture.store, &images, &options, &silent()).expect_err("refused");
         expected.assert_eq(&error.to_string());
     };
-    let annotated = Annotations { index: [("a".into(), "b".into())].into(), ..Default::default() };
-    let index = ImageOptions { annotations: annotated, ..ImageOptions::default() };
+    let mut annotations = Annotations::default();
+    annotations.add(Place::Index, None, "a", "b").expect("valid");
+    let index = ImageOptions { annotations, ..ImageOptions::default() };
+    let mut annotations = Annotations::default();
+    let s390x = Some("linux/s390x".parse().expect("valid"));
+    annotations.add(Place::Manifest, s390x, "a", "b").expect("valid");
+    let elsewhere = ImageOptions { annotations, ..ImageOptions::default() };
+    check(1, elsewhere, expect!["annotation for the platform linux/s390x, which is not built"]);
     let docker = ImageOptions { multi_platform: true, oci_media_types: false, ..index.clone() };
     check(0, ImageOptions::default(), expect!["an image needs at least one platform"]);
     check(2, ImageOptions::default(), expect!["platform linux/amd64 is there twice"]);
@@ -401,4 +414,13 @@ async fn base_layers_are_mounted_from_their_origin() {
     let sent = sent.lock().expect("no panic");
     assert!(!sent.contains(&blob.digest.to_string()), "{sent:?}");
     run("skopeo", &["inspect", "--tls-verify=false", &format!("docker://{to}")]);
+}
+
+fn layout<'a>(
+    fixture: &'a Fixture,
+    image: &'a BuiltImage,
+    names: &'a [Reference],
+) -> ImageLayout<'a> {
+    let (store, format, without) = (&fixture.store, LayoutFormat::Oci, HashSet::new());
+    ImageLayout { store, image, names, format, without }
 }
