@@ -10,6 +10,7 @@ pub mod bases;
 pub mod cofferdam;
 pub mod command;
 pub mod context;
+pub mod docker;
 pub mod faults;
 pub mod oci;
 pub mod progress;
@@ -21,6 +22,7 @@ mod twice;
 
 pub use cofferdam::{Build, Cofferdam, Outcome, Running};
 pub use context::Context;
+pub use docker::Docker;
 pub use faults::{Fault, FaultyRegistry};
 pub use oci::Layout;
 pub use registry::Registry;

@@ -177,7 +177,7 @@ impl Engine {
                 config: result.config,
             });
         }
-        let exported = export::run(&context, images, &sink).await?;
+        let exported = export::run(&context, images, &built.metadata, &sink).await?;
         Ok(Response { exported, metadata: built.metadata, logs: None })
     }
 

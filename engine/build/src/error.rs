@@ -156,6 +156,10 @@ impl Error {
             Self::NoShell => {
                 vec!["run a program that is there: cofferdam debug -- PROGRAM ARGUMENT...".into()]
             }
+            Self::Export(cofferdam_export::Error::NothingToLoadInto { .. }) => vec![
+                "start one of them, or say where Docker is with DOCKER_HOST".into(),
+                "or write an archive: --output type=docker,dest=FILE".into(),
+            ],
             _ => Vec::new(),
         }
     }

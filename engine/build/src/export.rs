@@ -8,21 +8,25 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cofferdam_export::{
-    BuiltImage, ImageLayout, ImageOptions, LayoutFormat, PlatformImage, build_image, push,
-    write_directory, write_tar,
+    Annotations, BuiltImage, FileTree, ImageLayout, LayoutFormat, Others, PlatformImage,
+    build_image, check_disjoint, delete_others, load, push, write_directory, write_tar,
 };
 use cofferdam_registry::Reference;
+use cofferdam_store::Store;
+use cofferdam_types::Digest;
 
 use crate::graph::BuildContext;
 use crate::progress::{Phase, Sink};
-use crate::request::Destination;
+use crate::request::{Destination, FileOptions, ImageExport, LayoutDestination, Push};
 use crate::vertex::blocking;
 use crate::{Error, Export, Exported};
 
 /// Runs the exports of a request, one after the other: each has the machine for itself.
+/// `metadata` is what the frontend says of the result besides.
 pub(crate) async fn run(
     context: &Arc<BuildContext>,
     images: Vec<PlatformImage>,
+    metadata: &BTreeMap<String, Vec<u8>>,
     sink: &Sink,
 ) -> Result<Vec<Exported>, Error> {
     // What an image is made of stays until it is where it should be.
@@ -32,12 +36,16 @@ pub(crate) async fn run(
     for export in &context.request.exports {
         let name = match export {
             Export::Image { .. } => "exporting to image",
-            Export::Oci { .. } => "exporting to oci image format",
-            Export::Local(_) => "exporting to client directory",
-            Export::Tar(_) => "exporting to client tarball",
+            Export::Layout { format: LayoutFormat::Oci, .. } => "exporting to oci image format",
+            Export::Layout { format: LayoutFormat::Docker, .. } => {
+                "exporting to docker image format"
+            }
+            Export::Load { .. } => "loading the image",
+            Export::Local { .. } => "exporting to client directory",
+            Export::Tar { .. } => "exporting to client tarball",
         };
         let phase = Phase::start(sink, name);
-        let result = one(context, export, &images, &phase).await;
+        let result = one(context, export, &images, metadata, &phase).await;
         exported.push(phase.end(result)?);
     }
     Ok(exported)
@@ -47,58 +55,83 @@ async fn one(
     context: &Arc<BuildContext>,
     export: &Export,
     images: &Arc<Vec<PlatformImage>>,
+    metadata: &BTreeMap<String, Vec<u8>>,
     phase: &Phase,
 ) -> Result<Exported, Error> {
     let store = context.engine.store.clone();
     match export.clone() {
-        Export::Image { names, push: pushes, options } => {
-            let image = pack(context, images, options, phase).await?;
+        Export::Image { image, store: remember, push: how } => {
+            let (built, names) = pack(context, images, image, metadata, phase).await?;
             for name in &names {
-                store.save_image(&name.to_string(), &image.record())?;
-                if pushes {
-                    let report = phase.reporter();
-                    push(&store, &context.engine.client, name, &image, &report).await?;
+                if remember {
+                    store.save_image(&name.to_string(), &built.record())?;
                 }
-            }
-            Ok(said(&image, &names))
-        }
-        Export::Oci { dest, names, options } => {
-            let image = pack(context, images, options, phase).await?;
-            let said = said(&image, &names);
-            blocking(move || {
-                let layout = ImageLayout {
-                    store: &store,
-                    image: &image,
-                    names: &names,
-                    format: LayoutFormat::Oci,
-                    without: HashSet::new(),
+                let name = match how {
+                    None => continue,
+                    // A name with the digest behind it is found by the digest already.
+                    Some(Push::ByName) if name.digest().is_some() && names.len() > 1 => continue,
+                    Some(Push::ByName) => name.clone(),
+                    Some(Push::ByDigest) => name.with_digest(built.descriptor.digest),
                 };
-                to(&dest, |out| Ok(layout.write_archive(out)?))
+                push(&store, &context.engine.client, &name, &built, &phase.reporter()).await?;
+            }
+            Ok(said(&built, &names))
+        }
+        Export::Layout { image, format, dest } => {
+            if let LayoutFormat::Docker = format {
+                one_platform(images)?;
+            }
+            let (built, names) = pack(context, images, image, metadata, phase).await?;
+            let said = said(&built, &names);
+            blocking(move || {
+                let (store, image, names, without) = (&store, &built, &names[..], HashSet::new());
+                let layout = ImageLayout { store, image, names, format, without };
+                match dest {
+                    LayoutDestination::Archive(dest) => {
+                        to(&dest, |out| Ok(layout.write_archive(out)?))
+                    }
+                    LayoutDestination::Directory(dir) => Ok(layout.write_directory(&dir)?),
+                }
             })
             .await?;
             Ok(said)
         }
-        Export::Local(dest) => {
+        Export::Load { image, targets } => {
+            one_platform(images)?;
+            let (built, names) = pack(context, images, image, metadata, phase).await?;
+            let loaded = load(&store, &built, &names, &targets, &phase.reporter()).await?;
+            Ok(Exported { loaded: Some(loaded), ..said(&built, &names) })
+        }
+        Export::Local { dest, files, others } => {
             let images = images.clone();
             blocking(move || {
-                for (prefix, image) in prefixes(&images) {
-                    let tree = store.tree(&image.snapshot)?;
-                    write_directory(&tree, None, &dest.join(prefix))?;
+                let trees = trees(&store, &images, files)?;
+                let apart = trees.iter().all(|(prefix, _)| !prefix.is_empty());
+                if others == Others::Delete && trees.len() > 1 && !apart {
+                    return Err(Error::Invalid(
+                        "`mode=delete` with `platform-split=false`: the files of one platform \
+                         would be deleted for those of the next"
+                            .into(),
+                    ));
+                }
+                for (prefix, tree) in &trees {
+                    write_directory(tree, others, &dest.join(prefix))?;
+                }
+                if others == Others::Delete && apart {
+                    let names: Vec<_> = trees.iter().map(|(prefix, _)| prefix.as_str()).collect();
+                    delete_others(&dest, &names)?;
                 }
                 Ok(Exported::default())
             })
             .await
         }
-        Export::Tar(dest) => {
+        Export::Tar { dest, files } => {
             let images = images.clone();
             blocking(move || {
-                let trees = prefixes(&images)
-                    .into_iter()
-                    .map(|(prefix, image)| Ok((prefix, store.tree(&image.snapshot)?)))
-                    .collect::<Result<Vec<_>, Error>>()?;
+                let trees = trees(&store, &images, files)?;
                 let trees: Vec<_> =
                     trees.iter().map(|(prefix, tree)| (prefix.as_str(), tree)).collect();
-                to(&dest, |out| Ok(write_tar(&trees, None, out)?))?;
+                to(&dest, |out| Ok(write_tar(&trees, out)?))?;
                 Ok(Exported::default())
             })
             .await
@@ -106,36 +139,105 @@ async fn one(
     }
 }
 
+/// Refuses several platforms before anything is packed for them.
+fn one_platform(images: &[PlatformImage]) -> Result<(), Error> {
+    match images {
+        [_] => Ok(()),
+        several => Err(Error::Invalid(format!(
+            "Docker's archives hold an image of one platform, not of {}; write an OCI archive \
+             (--output type=oci), or build for one --platform",
+            several.len()
+        ))),
+    }
+}
+
+/// Builds the image; gives it with its names.
 async fn pack(
     context: &Arc<BuildContext>,
     images: &Arc<Vec<PlatformImage>>,
-    options: ImageOptions,
+    image: ImageExport,
+    metadata: &BTreeMap<String, Vec<u8>>,
     phase: &Phase,
-) -> Result<BuiltImage, Error> {
+) -> Result<(BuiltImage, Vec<Reference>), Error> {
+    let mut options = image.options.clone();
+    options.annotations = annotations(metadata)?;
+    options.annotations.extend(&image.options.annotations);
     let (store, images, report) = (context.engine.store.clone(), images.clone(), phase.reporter());
-    blocking(move || Ok(build_image(&store, &images, &options, &report)?)).await
+    let built = blocking(move || Ok(build_image(&store, &images, &options, &report)?)).await?;
+    let names = names(&image, metadata, built.descriptor.digest)?;
+    Ok((built, names))
+}
+
+/// The annotations that the frontend asks for, under the keys of an exporter's attributes.
+fn annotations(metadata: &BTreeMap<String, Vec<u8>>) -> Result<Annotations, Error> {
+    let mut annotations = Annotations::default();
+    for (key, value) in metadata {
+        annotations
+            .add_attribute(key, &String::from_utf8_lossy(value))
+            .map_err(|reason| Error::Invalid(format!("the frontend's result: {reason}")))?;
+    }
+    Ok(annotations)
+}
+
+/// All names of an image, each once.
+fn names(
+    image: &ImageExport,
+    metadata: &BTreeMap<String, Vec<u8>>,
+    digest: Digest,
+) -> Result<Vec<Reference>, Error> {
+    let mut names = image.names.clone();
+    if image.named_by_frontend {
+        let given = metadata.get("image.name").map(|name| String::from_utf8_lossy(name));
+        for name in given.iter().flat_map(|names| names.split(',')).filter(|name| !name.is_empty())
+        {
+            let name = Reference::parse(name)
+                .map_err(|error| Error::Invalid(format!("the frontend's result: {error}")))?;
+            names.push(name);
+        }
+    }
+    let named = !names.is_empty();
+    if image.name_canonical {
+        let canonical: Vec<_> = names.iter().map(|name| name.with_digest(digest)).collect();
+        names.extend(canonical);
+    }
+    let dangling = image.dangling.as_ref().filter(|dangling| !(dangling.only_unnamed && named));
+    names.extend(dangling.map(|dangling| dangling.prefix.with_digest(digest)));
+    let mut seen = HashSet::new();
+    names.retain(|name| seen.insert(name.to_string()));
+    Ok(names)
 }
 
 fn said(image: &BuiltImage, names: &[Reference]) -> Exported {
     Exported {
         digest: Some(image.descriptor.digest),
+        descriptor: Some(image.described()),
         config: match image.manifests.as_slice() {
             [only] => Some(only.config.digest),
             _ => None,
         },
         names: names.iter().map(ToString::to_string).collect(),
+        loaded: None,
     }
 }
 
-/// With several platforms, each has a directory of its own (`linux_amd64`).
-fn prefixes(images: &[PlatformImage]) -> BTreeMap<String, &PlatformImage> {
-    match images {
-        [only] => BTreeMap::from([(String::new(), only)]),
-        several => several
-            .iter()
-            .map(|image| (image.platform.to_string().replace('/', "_"), image))
-            .collect(),
+/// The files of each platform, with the directory that they go to.
+fn trees(
+    store: &Store,
+    images: &[PlatformImage],
+    options: FileOptions,
+) -> Result<Vec<(String, FileTree)>, Error> {
+    let mut trees = BTreeMap::new();
+    for image in images {
+        let tree = FileTree::new(store, &image.snapshot, options.latest)?;
+        trees.insert(image.platform.to_string(), tree);
     }
+    if options.platform_split.unwrap_or(images.len() > 1) {
+        let prefixed = trees.into_iter().map(|(name, tree)| (name.replace('/', "_"), tree));
+        return Ok(prefixed.collect());
+    }
+    let named: Vec<_> = trees.iter().map(|(name, tree)| (name.as_str(), tree)).collect();
+    check_disjoint(&named)?;
+    Ok(trees.into_values().map(|tree| (String::new(), tree)).collect())
 }
 
 /// Writes to a file, which comes to its name only when it is complete, or to standard output.

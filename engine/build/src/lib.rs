@@ -25,13 +25,18 @@ mod vertex;
 
 pub use cofferdam_component::{Limits, Warning};
 pub use cofferdam_exec_linux::{Input, Streams, TerminalEvent, TerminalSize};
-pub use cofferdam_export::{Compression, ImageOptions};
+pub use cofferdam_export::{
+    Annotations, Compression, ImageOptions, LayoutFormat, LoadTargets, Loaded, Others, Place,
+};
 pub use cofferdam_solver::{Change, Event, EventKind, Miss, Outcome, Status, Stream};
 pub use engine::{Config, Engine};
 pub use error::{Error, Excerpt, Failure, Kind, StepExit};
 pub use failed_step::{Entry, FailedStep, Moment, OutputStream};
 pub use progress::{BuildEvent, Sink};
-pub use request::{Destination, Entitlements, Export, Exported, FrontendChoice, Request, Response};
+pub use request::{
+    Dangling, Destination, Entitlements, Export, Exported, FileOptions, FrontendChoice,
+    ImageExport, LayoutDestination, Push, Request, Response,
+};
 pub use state::{
     DiskUsage, Filter, Problem, Prune, Pruned, Repair, StateDirectory, Usage, Verified,
 };

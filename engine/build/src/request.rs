@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use cofferdam_export::ImageOptions;
-use cofferdam_registry::Reference;
+use cofferdam_export::{ImageOptions, LayoutFormat, LoadTargets, Loaded, Others};
+use cofferdam_registry::{Descriptor, Reference};
 use cofferdam_types::{Digest, Platform};
 
 /// One build.
@@ -54,28 +54,99 @@ pub enum FrontendChoice {
 /// Where a result goes.
 #[derive(Clone, Debug)]
 pub enum Export {
-    /// Into the store under these names, and to their registries if `push` is set.
+    /// Into the store under its names, and to their registries.
     Image {
-        /// The names.
-        names: Vec<Reference>,
-        /// Whether it is pushed.
-        push: bool,
-        /// How it is made.
-        options: ImageOptions,
+        /// The image.
+        image: ImageExport,
+        /// Whether the store remembers its names.
+        store: bool,
+        /// Whether and how it is pushed.
+        push: Option<Push>,
     },
-    /// An OCI archive.
-    Oci {
+    /// An archive or directory with the image.
+    Layout {
+        /// The image.
+        image: ImageExport,
+        /// Who is to read it.
+        format: LayoutFormat,
         /// Where to.
-        dest: Destination,
-        /// Names in the archive.
-        names: Vec<Reference>,
-        /// How it is made.
-        options: ImageOptions,
+        dest: LayoutDestination,
+    },
+    /// Into another engine on this machine.
+    Load {
+        /// The image.
+        image: ImageExport,
+        /// Where engines may be.
+        targets: LoadTargets,
     },
     /// The files, in a directory.
-    Local(PathBuf),
+    Local {
+        /// The directory.
+        dest: PathBuf,
+        /// How files are written.
+        files: FileOptions,
+        /// What happens to what else is in it.
+        others: Others,
+    },
     /// The files, as a tar.
-    Tar(Destination),
+    Tar {
+        /// Where to.
+        dest: Destination,
+        /// How files are written.
+        files: FileOptions,
+    },
+}
+
+/// An image on its way out.
+#[derive(Clone, Debug, Default)]
+pub struct ImageExport {
+    /// Its names.
+    pub names: Vec<Reference>,
+    /// It also has the names that the frontend gives it (`image.name`).
+    pub named_by_frontend: bool,
+    /// Each name is also there with the digest.
+    pub name_canonical: bool,
+    /// A name for an image that has none, or for any.
+    pub dangling: Option<Dangling>,
+    /// How it is made.
+    pub options: ImageOptions,
+}
+
+/// Names an image by its digest: `PREFIX@DIGEST`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dangling {
+    /// The name before the digest.
+    pub prefix: Reference,
+    /// Only where there is no other name.
+    pub only_unnamed: bool,
+}
+
+/// What a pushed image is found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Push {
+    /// By the tags of its names.
+    ByName,
+    /// By its digest alone.
+    ByDigest,
+}
+
+/// How files leave without being an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileOptions {
+    /// Files of layers that no registry gave are not younger, in seconds since 1970.
+    pub latest: Option<i64>,
+    /// Whether each platform has a directory of its own (`linux_amd64`); where nothing is said,
+    /// if there are several.
+    pub platform_split: Option<bool>,
+}
+
+/// Where a layout goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LayoutDestination {
+    /// As one archive.
+    Archive(Destination),
+    /// As a directory.
+    Directory(PathBuf),
 }
 
 /// Where one stream of bytes goes.
@@ -103,8 +174,12 @@ pub struct Response {
 pub struct Exported {
     /// Digest of the image's manifest or index; `None` for files.
     pub digest: Option<Digest>,
+    /// The whole descriptor, with the annotations that an `index.json` has; `None` for files.
+    pub descriptor: Option<Descriptor>,
     /// Digest of the image's config, if there is one platform.
     pub config: Option<Digest>,
     /// The names that it has or was pushed to.
     pub names: Vec<String>,
+    /// The engine that it was loaded into, and how many bytes that took.
+    pub loaded: Option<Loaded>,
 }

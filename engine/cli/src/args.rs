@@ -168,6 +168,10 @@ pub struct Build {
     /// Add a custom host-to-IP mapping (format: "host:ip")
     #[arg(long = "add-host", value_name = "HOST:IP")]
     pub add_hosts: Vec<String>,
+    /// Add annotation to the image (format: "[PLACE[[PLATFORM]],...:]KEY=VALUE", with the places
+    /// manifest, index, manifest-descriptor and index-descriptor)
+    #[arg(long = "annotation", value_name = "ANNOTATION")]
+    pub annotations: Vec<String>,
     /// Allow extra privileged entitlement
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
     pub allow: Vec<Entitlement>,
@@ -187,7 +191,7 @@ pub struct Build {
     /// Build with this frontend component instead of the built-in one for Dockerfiles
     #[arg(long, value_name = "FILE.wasm")]
     pub frontend: Option<PathBuf>,
-    /// Write the image's digest to a file
+    /// Write the image ID to a file
     #[arg(long, value_name = "FILE")]
     pub iidfile: Option<PathBuf>,
     /// Registry without TLS; those on loopback need no mention
@@ -196,6 +200,13 @@ pub struct Build {
     /// Set metadata for an image
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub labels: Vec<String>,
+    /// Load the image into Docker, containerd or podman, whichever answers (shorthand for
+    /// "--output=type=docker")
+    #[arg(long)]
+    pub load: bool,
+    /// Write build result metadata to a file
+    #[arg(long, value_name = "FILE")]
+    pub metadata_file: Option<PathBuf>,
     /// Set the networking mode for the RUN instructions during build (host includes
     /// "--allow network.host")
     #[arg(long, value_name = "MODE", default_value = "default")]
@@ -209,8 +220,8 @@ pub struct Build {
     /// Option for the frontend
     #[arg(long = "opt", value_name = "KEY=VALUE")]
     pub options: Vec<String>,
-    /// Output destination (format: "type=image|oci|local|tar,dest=path", or a directory, or "-"
-    /// for a tar on standard output)
+    /// Output destination (format: "type=image|registry|oci|docker|local|tar|cacheonly,dest=path",
+    /// or a directory, or "-" for a tar on standard output; docs/outputs.md has all attributes)
     #[arg(short, long = "output", value_name = "OUTPUT")]
     pub outputs: Vec<String>,
     /// Set target platform for build
@@ -225,7 +236,7 @@ pub struct Build {
     /// Shorthand for "--output=type=image,push=true"
     #[arg(long)]
     pub push: bool,
-    /// Suppress the build output and print the image's digest on success
+    /// Suppress the build output and print the image ID on success
     #[arg(short, long)]
     pub quiet: bool,
     /// Image identifier (format: "[registry/]repository[:tag]")
@@ -287,7 +298,6 @@ pub enum ProgressMode {
 
 /// Flags of `docker build` and `docker buildx build` that are not there yet.
 const NOT_YET: &[&str] = &[
-    "--annotation",
     "--attest",
     "--builder",
     "--cache-from",
@@ -303,9 +313,7 @@ const NOT_YET: &[&str] = &[
     "--cpuset-mems",
     "--force-rm",
     "--isolation",
-    "--load",
     "--memory-swap",
-    "--metadata-file",
     "--policy",
     "--provenance",
     "--rm",

@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use cofferdam_build::{Compression, Destination, ImageOptions};
+use cofferdam_build::{
+    Annotations, Compression, Dangling, Destination, FileOptions, ImageExport, ImageOptions,
+    LayoutDestination, LayoutFormat, Others, Push,
+};
 use cofferdam_registry::Reference;
 
 use crate::error::Error;
@@ -14,28 +17,84 @@ use crate::error::Error;
 pub enum Output {
     /// `type=image` and `type=registry`
     Image {
-        /// The names.
-        names: Vec<Reference>,
+        /// The image.
+        image: ImageOutput,
+        /// Whether the store remembers its names.
+        store: bool,
         /// Whether it is pushed.
         push: bool,
-        /// How it is made.
-        options: ImageOptions,
+        /// How it would be pushed.
+        how: Push,
     },
-    /// `type=oci`
-    Oci {
+    /// `type=oci`, and `type=docker` with a destination
+    Layout {
+        /// The image.
+        image: ImageOutput,
+        /// Who is to read it.
+        format: LayoutFormat,
+        /// Where to.
+        dest: LayoutDestination,
+    },
+    /// `type=docker` without a destination
+    Load(ImageOutput),
+    /// `type=local`
+    Local {
+        /// The directory.
+        dest: PathBuf,
+        /// What happens to what else is in it.
+        others: Others,
+        /// Whether each platform has a directory of its own.
+        platform_split: Option<bool>,
+        /// What times files get.
+        times: Times,
+    },
+    /// `type=tar`
+    Tar {
         /// Where to.
         dest: Destination,
-        /// Names in the archive.
-        names: Vec<Reference>,
-        /// How it is made.
-        options: ImageOptions,
+        /// Whether each platform has a directory of its own.
+        platform_split: Option<bool>,
+        /// What times files get.
+        times: Times,
     },
-    /// `type=local`
-    Local(PathBuf),
-    /// `type=tar`
-    Tar(Destination),
     /// `type=cacheonly`: the result stays in the build cache.
     CacheOnly,
+}
+
+/// What an output says of an image.
+#[derive(Clone, Debug, Default)]
+pub struct ImageOutput {
+    /// The image; its times are not set yet.
+    pub export: ImageExport,
+    /// A name that has a tag, as the user wrote it.
+    pub tagged: Option<String>,
+    /// Its registries may do without TLS.
+    pub insecure: bool,
+    /// What times it gets.
+    pub times: Times,
+}
+
+/// What an output says of times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// `source-date-epoch`
+    pub epoch: Option<i64>,
+    /// `rewrite-timestamp`
+    pub rewrite: Option<bool>,
+}
+
+impl Times {
+    /// The epoch that holds, and whether files obey it: they do unless the output says otherwise.
+    pub fn decide(self, default: Option<i64>) -> (Option<i64>, bool) {
+        let epoch = self.epoch.or(default);
+        (epoch, self.rewrite.unwrap_or(epoch.is_some()))
+    }
+
+    /// How files leave that are no image.
+    pub fn of_files(self, default: Option<i64>, platform_split: Option<bool>) -> FileOptions {
+        let (epoch, rewrite) = self.decide(default);
+        FileOptions { latest: epoch.filter(|_| rewrite), platform_split }
+    }
 }
 
 impl Output {
@@ -46,20 +105,33 @@ impl Output {
     pub fn parse(text: &str) -> Result<Self, Error> {
         let invalid = |what: String| Error::usage(format!("invalid --output `{text}`: {what}"));
         let fields = fields(text).map_err(|what| invalid(what.to_owned()))?;
+        let files =
+            |dest: Destination| Self::Tar { dest, platform_split: None, times: Times::default() };
         match fields.as_slice() {
             [only] if only.is_empty() => return Err(invalid("it is empty".into())),
-            [only] if only == text && only == "-" => return Ok(Self::Tar(Destination::Stdout)),
+            [only] if only == text && only == "-" => return Ok(files(Destination::Stdout)),
             [only] if only == text && !only.starts_with("type=") => {
-                return Ok(Self::Local(only.into()));
+                return Ok(Self::Local {
+                    dest: only.into(),
+                    others: Others::Keep,
+                    platform_split: None,
+                    times: Times::default(),
+                });
             }
             _ => {}
         }
-        let mut attributes = Attributes(BTreeMap::new());
+        let mut attributes = Attributes::default();
         for field in &fields {
             let Some((key, value)) = field.split_once('=') else {
                 return Err(invalid(format!("`{field}` is not KEY=VALUE")));
             };
-            attributes.0.insert(key.trim().to_lowercase(), value.to_owned());
+            let key = key.trim();
+            // The keys of annotations are the user's own.
+            let key = match key.starts_with("annotation") {
+                true => key.to_owned(),
+                false => key.to_lowercase(),
+            };
+            attributes.given.insert(key, value.to_owned());
         }
         read(attributes).map_err(invalid)
     }
@@ -74,29 +146,77 @@ fn read(mut attributes: Attributes) -> Result<Output, String> {
                 return Err(format!("type `{kind}` has no `dest`; type `oci` writes an archive"));
             }
             let push = attributes.flag("push", kind == "registry")?;
-            let names = attributes.names()?;
-            Output::Image { names, push, options: attributes.image_options()? }
+            let how = match attributes.flag("push-by-digest", false)? {
+                true => Push::ByDigest,
+                false => Push::ByName,
+            };
+            let store = attributes.flag("store", true)?;
+            // Layers are unpacked in the store whenever a step needs them.
+            attributes.flag("unpack", false)?;
+            attributes.refuse("unsafe-internal-store-allow-incomplete")?;
+            Output::Image { image: attributes.image()?, store, push, how }
         }
-        "oci" => {
-            if !attributes.flag("tar", true)? {
-                return Err("`tar=false`, a layout as a directory, is not supported yet".into());
+        "oci" | "docker" => {
+            let format = match kind.as_str() {
+                "docker" => LayoutFormat::Docker,
+                _ => LayoutFormat::Oci,
+            };
+            let tar = attributes.flag("tar", true)?;
+            if let Some(context) = attributes.take("context") {
+                return Err(format!(
+                    "`context={context}`: contexts of the docker program are not supported yet; \
+                     name its daemon with DOCKER_HOST"
+                ));
             }
-            let names = attributes.names()?;
-            Output::Oci { dest: destination(dest), names, options: attributes.image_options()? }
+            let image = attributes.image()?;
+            match (dest, tar) {
+                (Some(dest), false) if dest != "-" => {
+                    let dest = LayoutDestination::Directory(dest.into());
+                    Output::Layout { image, format, dest }
+                }
+                (_, false) => return Err("`tar=false` needs a `dest`: the directory".into()),
+                (None, true) if format == LayoutFormat::Docker => Output::Load(image),
+                (dest, true) => {
+                    let dest = LayoutDestination::Archive(destination(dest));
+                    Output::Layout { image, format, dest }
+                }
+            }
         }
-        "local" => Output::Local(dest.ok_or("`dest` is missing: the directory")?.into()),
-        "tar" => Output::Tar(destination(dest)),
+        "local" => {
+            let others = match attributes.take("mode").as_deref() {
+                None | Some("copy") => Others::Keep,
+                Some("delete") => Others::Delete,
+                Some(other) => return Err(format!("`mode={other}`: expected `copy` or `delete`")),
+            };
+            attributes.refuse("attestation-prefix")?;
+            Output::Local {
+                dest: dest.ok_or("`dest` is missing: the directory")?.into(),
+                others,
+                platform_split: attributes.optional_flag("platform-split")?,
+                times: attributes.times()?,
+            }
+        }
+        "tar" => {
+            attributes.refuse("attestation-prefix")?;
+            Output::Tar {
+                dest: destination(dest),
+                platform_split: attributes.optional_flag("platform-split")?,
+                times: attributes.times()?,
+            }
+        }
         "cacheonly" => Output::CacheOnly,
-        "docker" => return Err("type `docker` is not supported yet; `oci` is near".into()),
         _ => {
             return Err(format!(
-                "unknown type `{kind}`, expected `image`, `registry`, `oci`, `local`, `tar` or \
-                 `cacheonly`"
+                "unknown type `{kind}`, expected `image`, `registry`, `oci`, `docker`, `local`, \
+                 `tar` or `cacheonly`"
             ));
         }
     };
-    match attributes.0.first_key_value() {
-        Some((key, _)) => Err(format!("type `{kind}` has no `{key}`, or not yet")),
+    match attributes.given.first_key_value() {
+        Some((key, _)) => Err(match attributes.nearest(key) {
+            Some(near) => format!("type `{kind}` has no `{key}`; is `{near}` meant?"),
+            None => format!("type `{kind}` has no `{key}`"),
+        }),
         None => Ok(output),
     }
 }
@@ -108,37 +228,92 @@ fn destination(dest: Option<String>) -> Destination {
     }
 }
 
-/// What was not read yet.
-struct Attributes(BTreeMap<String, String>);
+/// Attributes that were not read yet, and which ones there could have been.
+#[derive(Default)]
+struct Attributes {
+    given: BTreeMap<String, String>,
+    known: Vec<&'static str>,
+}
 
 impl Attributes {
-    fn take(&mut self, key: &str) -> Option<String> {
-        self.0.remove(key)
+    fn take(&mut self, key: &'static str) -> Option<String> {
+        self.known.push(key);
+        self.given.remove(key)
     }
 
-    fn flag(&mut self, key: &str, default: bool) -> Result<bool, String> {
+    /// The known attribute whose name is most like this one.
+    fn nearest(&self, key: &str) -> Option<&'static str> {
+        let distance = |known: &&&'static str| strsim::damerau_levenshtein(known, key);
+        let near = (key.len() / 3).clamp(1, 3);
+        self.known.iter().filter(|known| distance(known) <= near).min_by_key(distance).copied()
+    }
+
+    fn optional_flag(&mut self, key: &'static str) -> Result<Option<bool>, String> {
         match self.take(key).as_deref() {
-            None => Ok(default),
-            Some("" | "1" | "t" | "true" | "True" | "TRUE") => Ok(true),
-            Some("0" | "f" | "false" | "False" | "FALSE") => Ok(false),
+            None => Ok(None),
+            Some("" | "1" | "t" | "true" | "True" | "TRUE") => Ok(Some(true)),
+            Some("0" | "f" | "false" | "False" | "FALSE") => Ok(Some(false)),
             Some(other) => Err(format!("`{key}={other}`: expected `true` or `false`")),
         }
     }
 
-    fn number<T: std::str::FromStr>(&mut self, key: &str) -> Result<Option<T>, String> {
+    fn flag(&mut self, key: &'static str, default: bool) -> Result<bool, String> {
+        Ok(self.optional_flag(key)?.unwrap_or(default))
+    }
+
+    /// An attribute of BuildKit's that there is nothing behind: only its absence is right.
+    fn refuse(&mut self, key: &'static str) -> Result<(), String> {
+        match self.take(key).as_deref() {
+            None | Some("0" | "f" | "false" | "False" | "FALSE") => Ok(()),
+            Some(value) => Err(format!("`{key}={value}` is not supported yet")),
+        }
+    }
+
+    fn number<T: std::str::FromStr>(&mut self, key: &'static str) -> Result<Option<T>, String> {
         let read = |text: String| {
             text.parse().map_err(|_| format!("`{key}={text}`: expected a number in range"))
         };
         self.take(key).map(read).transpose()
     }
 
-    fn names(&mut self) -> Result<Vec<Reference>, String> {
-        let names = self.take("name").unwrap_or_default();
-        let names = names.split(',').filter(|name| !name.is_empty());
-        names.map(|name| Reference::parse(name).map_err(|error| error.to_string())).collect()
+    fn times(&mut self) -> Result<Times, String> {
+        Ok(Times {
+            epoch: self.number("source-date-epoch")?,
+            rewrite: self.optional_flag("rewrite-timestamp")?,
+        })
     }
 
-    fn image_options(&mut self) -> Result<ImageOptions, String> {
+    fn image(&mut self) -> Result<ImageOutput, String> {
+        let mut export = ImageExport { options: self.options()?, ..ImageExport::default() };
+        let mut tagged = None;
+        for name in self.take("name").unwrap_or_default().split(',').map(str::trim) {
+            match name {
+                "" => continue,
+                "*" => export.named_by_frontend = true,
+                name => {
+                    export.names.push(reference(name)?);
+                    if has_tag(name) {
+                        tagged = Some(name.to_owned());
+                    }
+                }
+            }
+        }
+        export.name_canonical = self.flag("name-canonical", false)?;
+        let prefix = self.take("dangling-name-prefix").filter(|prefix| !prefix.is_empty());
+        // The name of the attribute is BuildKit's.
+        let only_unnamed = self.flag("danging-name-empty-only", false)?;
+        export.dangling = match prefix {
+            Some(prefix) => Some(Dangling { prefix: reference(&prefix)?, only_unnamed }),
+            None => None,
+        };
+        for key in ["oci-artifact", "attestation-inline", "prefer-nondist-layers"] {
+            self.refuse(key)?;
+        }
+        let insecure = self.flag("registry.insecure", false)?;
+        Ok(ImageOutput { export, tagged, insecure, times: self.times()? })
+    }
+
+    fn options(&mut self) -> Result<ImageOptions, String> {
         let compression = self.take("compression");
         let level: Option<u32> = self.number("compression-level")?;
         let compression = match (compression.as_deref().unwrap_or("gzip"), level) {
@@ -152,20 +327,47 @@ impl Attributes {
             (name @ ("gzip" | "zstd"), Some(level)) => {
                 return Err(format!("`compression-level={level}` does not exist for {name}"));
             }
+            ("estargz", _) => {
+                return Err("`compression=estargz` is not supported; any reader of it also takes \
+                            `gzip`, without pulling lazily"
+                    .into());
+            }
             (other, _) => {
                 return Err(format!(
                     "`compression={other}`: expected `gzip`, `zstd` or `uncompressed`"
                 ));
             }
         };
-        Ok(ImageOptions {
-            compression,
-            oci_media_types: self.flag("oci-mediatypes", true)?,
-            source_date_epoch: self.number("source-date-epoch")?,
-            rewrite_timestamp: self.flag("rewrite-timestamp", false)?,
-            ..ImageOptions::default()
-        })
+        let mut annotations = Annotations::default();
+        let mut failed = None;
+        self.given.retain(|key, value| match annotations.add_attribute(key, value) {
+            Ok(is_one) => !is_one,
+            Err(error) => {
+                failed.get_or_insert(error);
+                true
+            }
+        });
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(ImageOptions {
+                compression,
+                force_compression: self.flag("force-compression", false)?,
+                oci_media_types: self.flag("oci-mediatypes", true)?,
+                annotations,
+                ..ImageOptions::default()
+            }),
+        }
     }
+}
+
+fn reference(name: &str) -> Result<Reference, String> {
+    Reference::parse(name).map_err(|error| error.to_string())
+}
+
+/// Whether the user gave a tag, rather than leaving it to be `latest`.
+pub fn has_tag(name: &str) -> bool {
+    let name = name.split('@').next().unwrap_or_default();
+    name.rsplit('/').next().is_some_and(|last| last.contains(':'))
 }
 
 /// Splits one line at its commas (RFC 4180, and as strict about quotes as Go's `encoding/csv`).
@@ -209,134 +411,4 @@ fn fields(line: &str) -> Result<Vec<String>, &'static str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use expect_test::{Expect, expect};
-
-    use super::*;
-
-    fn check(text: &str, expected: Expect) {
-        let shown = match Output::parse(text) {
-            Ok(Output::Image { names, push, options }) => {
-                format!("image {} push={push} {}", list(&names), show(&options))
-            }
-            Ok(Output::Oci { dest, names, options }) => {
-                format!("oci {dest:?} {} {}", list(&names), show(&options))
-            }
-            Ok(other) => format!("{other:?}"),
-            Err(error) => format!("error: {error}"),
-        };
-        expected.assert_eq(&shown);
-    }
-
-    fn list(names: &[Reference]) -> String {
-        format!("{:?}", names.iter().map(Reference::familiar).collect::<Vec<_>>())
-    }
-
-    fn show(options: &ImageOptions) -> String {
-        let types = if options.oci_media_types { "oci" } else { "docker" };
-        let epoch = options.source_date_epoch.map(|time| format!(" at {time}"));
-        format!("{:?} {types}{}", options.compression, epoch.unwrap_or_default())
-    }
-
-    #[test]
-    fn outputs() {
-        check("out", expect![[r#"Local("out")"#]]);
-        check("a=b", expect![[r#"Local("a=b")"#]]);
-        check("-", expect!["Tar(Stdout)"]);
-        check("type=local,dest=out", expect![[r#"Local("out")"#]]);
-        check("dest=out,type=local", expect![[r#"Local("out")"#]]);
-        check("type=tar", expect!["Tar(Stdout)"]);
-        check("type=tar,dest=-", expect!["Tar(Stdout)"]);
-        check("type=tar,dest=a.tar", expect![[r#"Tar(File("a.tar"))"#]]);
-        check("type=cacheonly", expect!["CacheOnly"]);
-        check("type=image", expect!["image [] push=false Gzip { level: 6 } oci"]);
-        check(
-            "type=image,name=a/b,push=true",
-            expect![[r#"image ["a/b:latest"] push=true Gzip { level: 6 } oci"#]],
-        );
-        check(
-            "type=registry,name=a/b:1",
-            expect![[r#"image ["a/b:1"] push=true Gzip { level: 6 } oci"#]],
-        );
-        check(
-            r#"type=oci,"name=a:1,b:2","dest=with ""comma"", x.tar",compression=zstd,compression-level=9"#,
-            expect![[r#"oci File("with \"comma\", x.tar") ["a:1", "b:2"] Zstd { level: 9 } oci"#]],
-        );
-        check(
-            "type=oci,oci-mediatypes=false,compression=uncompressed,source-date-epoch=7",
-            expect!["oci Stdout [] Uncompressed docker at 7"],
-        );
-    }
-
-    #[test]
-    fn wrong_outputs() {
-        check("", expect!["error: invalid --output ``: it is empty"]);
-        check(
-            "type=nosuch",
-            expect![
-                "error: invalid --output `type=nosuch`: unknown type `nosuch`, expected `image`, `registry`, `oci`, `local`, `tar` or `cacheonly`"
-            ],
-        );
-        check("a,b", expect!["error: invalid --output `a,b`: `a` is not KEY=VALUE"]);
-        check(
-            "dest=x,name=y",
-            expect!["error: invalid --output `dest=x,name=y`: `type` is missing"],
-        );
-        check(
-            "type=local",
-            expect!["error: invalid --output `type=local`: `dest` is missing: the directory"],
-        );
-        check(
-            "type=image,dest=x",
-            expect![
-                "error: invalid --output `type=image,dest=x`: type `image` has no `dest`; type `oci` writes an archive"
-            ],
-        );
-        check(
-            "type=image,push=maybe",
-            expect![
-                "error: invalid --output `type=image,push=maybe`: `push=maybe`: expected `true` or `false`"
-            ],
-        );
-        check(
-            "type=image,name=Upper",
-            expect![[
-                r#"error: invalid --output `type=image,name=Upper`: invalid image reference "Upper": the repository name must be lower case: "library/Upper""#
-            ]],
-        );
-        check(
-            "type=oci,compression-level=10",
-            expect![
-                "error: invalid --output `type=oci,compression-level=10`: `compression-level=10` does not exist for gzip"
-            ],
-        );
-        check(
-            "type=oci,compression=lzma",
-            expect![
-                "error: invalid --output `type=oci,compression=lzma`: `compression=lzma`: expected `gzip`, `zstd` or `uncompressed`"
-            ],
-        );
-        check(
-            "type=tar,name=x",
-            expect![
-                "error: invalid --output `type=tar,name=x`: type `tar` has no `name`, or not yet"
-            ],
-        );
-        check(
-            r#"type=tar,"dest=x"#,
-            expect![[r#"error: invalid --output `type=tar,"dest=x`: a quote is not closed"#]],
-        );
-        check(
-            r#"type=tar,"dest=x"y"#,
-            expect![[
-                r#"error: invalid --output `type=tar,"dest=x"y`: text follows a closing quote"#
-            ]],
-        );
-        check(
-            r#"type=tar,dest="x""#,
-            expect![[
-                r#"error: invalid --output `type=tar,dest="x"`: a quote stands inside a field; quote the whole field"#
-            ]],
-        );
-    }
-}
+mod tests;

@@ -4,7 +4,8 @@
 use std::error::Error as _;
 use std::fmt::Write as _;
 
-use cofferdam_build::{Excerpt, Failure, Response, Warning};
+use cofferdam_build::{Excerpt, Failure, Loaded, Response, Warning};
+use cofferdam_registry::Descriptor;
 
 use crate::error::Error;
 use crate::progress::text::{Colours, clean, clean_lines, duration, fit, one_line, size};
@@ -135,8 +136,52 @@ pub fn images(response: &Response) -> String {
         for name in &export.names {
             let _ = writeln!(text, "{name}: {digest}");
         }
+        if let Some(Loaded { into, sent }) = &export.loaded {
+            let into = clean(into, Colours::Remove);
+            let _ = match sent {
+                0 => writeln!(text, "{into} has it already"),
+                bytes => writeln!(text, "loaded into {into}: {bytes} bytes sent"),
+            };
+        }
     }
     text
+}
+
+/// What `--metadata-file` gets: a JSON object with the keys of buildx. Where several outputs have
+/// one, the last goes.
+pub fn metadata(response: &Response) -> String {
+    let mut found = serde_json::Map::new();
+    for (key, value) in &response.metadata {
+        if key.starts_with("frontend.") {
+            found.insert(key.clone(), String::from_utf8_lossy(value).into());
+        }
+    }
+    for export in &response.exported {
+        let mut set = |key: &str, value: Option<serde_json::Value>| {
+            found.extend(value.map(|value| (key.to_owned(), value)));
+        };
+        set("containerimage.digest", export.digest.map(|digest| digest.to_string().into()));
+        set("containerimage.config.digest", export.config.map(|digest| digest.to_string().into()));
+        set("containerimage.descriptor", export.descriptor.as_ref().map(descriptor));
+        let names = Some(export.names.join(",")).filter(|names| !names.is_empty());
+        set("image.name", names.map(Into::into));
+    }
+    let mut text = serde_json::to_string_pretty(&found).expect("strings and numbers serialise");
+    text.push('\n');
+    text
+}
+
+/// A descriptor as the OCI image specification has it.
+fn descriptor(descriptor: &Descriptor) -> serde_json::Value {
+    let mut json = serde_json::json!({
+        "mediaType": descriptor.media_type,
+        "digest": descriptor.digest.to_string(),
+        "size": descriptor.size,
+    });
+    if !descriptor.annotations.is_empty() {
+        json["annotations"] = serde_json::json!(descriptor.annotations);
+    }
+    json
 }
 
 /// The message with those of its causes that it does not have in it already.
@@ -327,11 +372,26 @@ mod tests {
         let digest = cofferdam_types::Digest::of("x");
         let image = cofferdam_build::Exported {
             digest: Some(digest),
-            config: None,
+            descriptor: Some(Descriptor::of("type", b"x")),
+            config: Some(digest),
             names: vec!["a:1".into(), "b:1".into()],
+            loaded: Some(Loaded { into: "Docker".into(), sent: 7 }),
         };
         let exported = vec![cofferdam_build::Exported::default(), image];
         let response = Response { exported, ..Response::default() };
-        assert_eq!(images(&response), format!("a:1: {digest}\nb:1: {digest}\n"));
+        let shown = format!("a:1: {digest}\nb:1: {digest}\nloaded into Docker: 7 bytes sent\n");
+        assert_eq!(images(&response), shown);
+        expect![[r#"
+            {
+              "containerimage.config.digest": "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881",
+              "containerimage.descriptor": {
+                "digest": "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881",
+                "mediaType": "type",
+                "size": 1
+              },
+              "containerimage.digest": "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881",
+              "image.name": "a:1,b:1"
+            }
+        "#]].assert_eq(&metadata(&response));
     }
 }

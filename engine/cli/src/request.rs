@@ -6,17 +6,20 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use cofferdam_build::{Destination, Entitlements, Export, FrontendChoice, ImageOptions, Request};
+use cofferdam_build::{
+    Annotations, Destination, Entitlements, Export, FrontendChoice, LayoutDestination, Others,
+    Place, Push, Request,
+};
 use cofferdam_registry::Reference;
 use cofferdam_session::LocalSession;
-use cofferdam_types::Platform;
+use cofferdam_types::{ParsePlatformError, Platform};
 use tempfile::TempDir;
 
 use crate::args::{Build, Entitlement, NetworkMode, ProgressMode};
 use crate::contexts::NamedContexts;
 use crate::error::Error;
-use crate::output::Output;
-use crate::root::Environment;
+use crate::output::{ImageOutput, Output, has_tag};
+use crate::root::{self, Environment};
 
 /// What the program runs in.
 pub struct Surroundings<'a> {
@@ -36,6 +39,8 @@ pub struct Prepared {
     pub session: LocalSession,
     /// Whether the user should be told that nothing comes out of the build.
     pub cache_only: bool,
+    /// Registries that may do without TLS, besides those of the flags.
+    pub insecure: Vec<String>,
     /// Holds a Dockerfile that came from standard input, until the build is over.
     pub stdin_dockerfile: Option<TempDir>,
 }
@@ -75,12 +80,7 @@ pub fn prepare(args: &Build, surroundings: Surroundings<'_>) -> Result<Prepared,
     options.extend(frontend_options(args)?);
 
     let quiet = args.progress() == ProgressMode::Quiet;
-    let (mut exports, cache_only) = exports(args, quiet)?;
-    for export in &mut exports {
-        if let Export::Image { options, .. } | Export::Oci { options, .. } = export {
-            options.source_date_epoch = options.source_date_epoch.or(epoch);
-        }
-    }
+    let Exports { exports, cache_only, insecure } = exports(args, quiet, epoch, env)?;
     check_stdout(&exports, quiet, stdout_is_terminal)?;
 
     let request = Request {
@@ -97,7 +97,8 @@ pub fn prepare(args: &Build, surroundings: Surroundings<'_>) -> Result<Prepared,
             security_insecure: args.allow.contains(&Entitlement::SecurityInsecure),
         },
     };
-    Ok(Prepared { request, session, cache_only, stdin_dockerfile: dockerfile.temporary })
+    let stdin_dockerfile = dockerfile.temporary;
+    Ok(Prepared { request, session, cache_only, insecure, stdin_dockerfile })
 }
 
 fn context(path: Option<&Path>) -> Result<PathBuf, Error> {
@@ -305,59 +306,152 @@ fn frontend(path: Option<&Path>) -> Result<FrontendChoice, Error> {
     Ok(FrontendChoice::Component { name, bytes })
 }
 
-/// Where the result goes, and whether the user should be told that it goes nowhere.
-fn exports(args: &Build, quiet: bool) -> Result<(Vec<Export>, bool), Error> {
+/// What the outputs come to.
+struct Exports {
+    exports: Vec<Export>,
+    /// Whether the user should be told that the result goes nowhere.
+    cache_only: bool,
+    /// Registries that may do without TLS.
+    insecure: Vec<String>,
+}
+
+fn exports(
+    args: &Build,
+    quiet: bool,
+    epoch: Option<i64>,
+    env: Environment<'_>,
+) -> Result<Exports, Error> {
     let parse = |tag: &String| {
         Reference::parse(tag).map_err(|error| Error::usage(format!("--tag: {error}")))
     };
     let tags = args.tags.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    let tagged = args.tags.iter().find(|tag| has_tag(tag));
+    let annotations = annotations(&args.annotations)?;
     let outputs = args.outputs.iter().map(|text| Output::parse(text));
     let mut outputs = outputs.collect::<Result<Vec<_>, _>>()?;
 
+    if args.load && !outputs.iter().any(|output| matches!(output, Output::Load(_))) {
+        outputs.push(Output::Load(ImageOutput::default()));
+    }
     let wants_image = args.push || !tags.is_empty();
     let wants_digest = args.iidfile.is_some() || quiet;
     let has_image = outputs.iter().any(|output| matches!(output, Output::Image { .. }));
     if (outputs.is_empty() && (wants_image || wants_digest)) || (args.push && !has_image) {
         outputs.push(Output::Image {
-            names: Vec::new(),
+            image: ImageOutput::default(),
+            store: true,
             push: false,
-            options: ImageOptions::default(),
+            how: Push::ByName,
         });
     }
     let cache_only = outputs.is_empty();
 
-    let or_tags = |names: Vec<Reference>| if names.is_empty() { tags.clone() } else { names };
+    let mut insecure = Vec::new();
+    let mut complete = |mut image: ImageOutput| {
+        if image.export.names.is_empty() && !image.export.named_by_frontend {
+            image.export.names.clone_from(&tags);
+            image.tagged = tagged.cloned();
+        }
+        let options = &mut image.export.options;
+        (options.source_date_epoch, options.rewrite_timestamp) = image.times.decide(epoch);
+        options.annotations.extend(&annotations);
+        if image.insecure {
+            insecure.extend(image.export.names.iter().map(|name| name.registry().to_owned()));
+        }
+        image
+    };
     let mut exports = Vec::new();
     for output in outputs {
         exports.push(match output {
-            Output::Image { names, push, options } => {
-                let (names, push) = (or_tags(names), push || args.push);
-                if push && names.is_empty() {
+            Output::Image { image, store, push, how } => {
+                let ImageOutput { export: image, tagged, .. } = complete(image);
+                let push = (push || args.push).then_some(how);
+                if push.is_some() && image.names.is_empty() && !image.named_by_frontend {
                     return Err(Error::usage("an image needs a name to be pushed")
                         .hint("name it with --tag REGISTRY/REPOSITORY:TAG"));
                 }
-                Export::Image { names, push, options }
+                if let (Some(Push::ByDigest), Some(name)) = (push, tagged) {
+                    return Err(Error::usage(format!(
+                        "`{name}` has a tag, and `push-by-digest` pushes without one"
+                    ))
+                    .hint("leave the tag out of the name"));
+                }
+                Export::Image { image, store, push }
             }
-            Output::Oci { dest, names, options } => {
-                Export::Oci { dest, names: or_tags(names), options }
+            Output::Layout { image, format, dest } => {
+                Export::Layout { image: complete(image).export, format, dest }
             }
-            Output::Local(path) => Export::Local(path),
-            Output::Tar(dest) => Export::Tar(dest),
+            Output::Load(image) => {
+                let targets = root::load_targets(env)?;
+                Export::Load { image: complete(image).export, targets }
+            }
+            Output::Local { dest, others, platform_split, times } => {
+                if others == Others::Delete
+                    && dest.canonicalize().is_ok_and(|dest| dest == Path::new("/"))
+                {
+                    return Err(Error::usage("`mode=delete` would delete what else is in `/`"));
+                }
+                Export::Local { dest, files: times.of_files(epoch, platform_split), others }
+            }
+            Output::Tar { dest, platform_split, times } => {
+                Export::Tar { dest, files: times.of_files(epoch, platform_split) }
+            }
             Output::CacheOnly => continue,
         });
     }
-    let makes_image =
-        exports.iter().any(|export| matches!(export, Export::Image { .. } | Export::Oci { .. }));
-    if args.iidfile.is_some() && !makes_image {
-        return Err(Error::usage("--iidfile needs an output that makes an image")
-            .hint("add --tag NAME or --output type=image"));
+    let makes_image = exports.iter().any(|export| {
+        matches!(export, Export::Image { .. } | Export::Layout { .. } | Export::Load { .. })
+    });
+    for (is_given, flag) in
+        [(args.iidfile.is_some(), "--iidfile"), (!args.annotations.is_empty(), "--annotation")]
+    {
+        if is_given && !makes_image {
+            return Err(Error::usage(format!("{flag} needs an output that makes an image"))
+                .hint("add --tag NAME or --output type=image"));
+        }
     }
-    Ok((exports, cache_only))
+    Ok(Exports { exports, cache_only, insecure })
+}
+
+/// The values of `--annotation`: `[PLACE[[PLATFORM]],...:]KEY=VALUE`.
+fn annotations(texts: &[String]) -> Result<Annotations, Error> {
+    let mut annotations = Annotations::default();
+    for text in texts {
+        let invalid = |what: String| Error::usage(format!("--annotation `{text}`: {what}"));
+        let (key, value) =
+            text.split_once('=').ok_or_else(|| invalid("expected KEY=VALUE".into()))?;
+        let (places, key) = key.split_once(':').unwrap_or(("manifest", key));
+        for place in places.split(',') {
+            let (name, platform) = match place.split_once('[') {
+                None => (place, None),
+                Some((name, platform)) => {
+                    let platform = platform
+                        .strip_suffix(']')
+                        .ok_or_else(|| invalid("a bracket is not closed".into()))?
+                        .parse()
+                        .map_err(|error: ParsePlatformError| invalid(error.to_string()))?;
+                    (name, Some(platform))
+                }
+            };
+            let place = Place::named(name).ok_or_else(|| {
+                invalid(format!(
+                    "unknown place `{name}`, expected `manifest`, `index`, \
+                     `manifest-descriptor` or `index-descriptor`"
+                ))
+            })?;
+            annotations.add(place, platform, key, value).map_err(invalid)?;
+        }
+    }
+    Ok(annotations)
 }
 
 /// Standard output takes one thing, and a terminal takes no archive.
 fn check_stdout(exports: &[Export], quiet: bool, is_terminal: bool) -> Result<(), Error> {
-    let to_stdout = |export: &&Export| matches!(export, Export::Oci { dest, .. } | Export::Tar(dest) if *dest == Destination::Stdout);
+    let to_stdout = |export: &&Export| match export {
+        Export::Layout { dest: LayoutDestination::Archive(dest), .. }
+        | Export::Tar { dest, .. } => *dest == Destination::Stdout,
+        _ => false,
+    };
     match exports.iter().filter(to_stdout).count() {
         0 => Ok(()),
         1 if is_terminal => Err(Error::usage("refusing to write an archive to the terminal")

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use cofferdam_build::LoadTargets;
 use cofferdam_registry::DockerConfig;
 
 use crate::args::{self, MaxStorage};
@@ -96,6 +97,36 @@ pub fn resolv_conf(path: &Path) -> Result<Option<String>, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::Configuration(format!("cannot read {}: {error}", path.display()))),
     }
+}
+
+/// Where other engines may be that take images: those of Docker's and containerd's clients.
+///
+/// # Errors
+/// When a variable is not UTF-8.
+pub fn load_targets(env: Environment<'_>) -> Result<LoadTargets, Error> {
+    let text = |name: &str| -> Result<Option<String>, Error> {
+        let value = env(name).filter(|value| !value.is_empty());
+        let value = value.map(OsString::into_string).transpose();
+        value.map_err(|_| Error::Configuration(format!("{name} is not UTF-8")))
+    };
+    let runtime = path(env, "XDG_RUNTIME_DIR").filter(|path| path.is_absolute());
+    let of_user = |name: &str| runtime.iter().map(|dir| dir.join(name)).collect::<Vec<_>>();
+    let home = path(env, "HOME").map(|home| home.join(".docker/run/docker.sock"));
+    let search = env("PATH").unwrap_or_default();
+    Ok(LoadTargets {
+        docker_host: text("DOCKER_HOST")?,
+        docker_sockets: [vec!["/var/run/docker.sock".into()], of_user("docker.sock")]
+            .concat()
+            .into_iter()
+            .chain(home)
+            .collect(),
+        containerd_socket: path(env, "CONTAINERD_ADDRESS")
+            .unwrap_or_else(|| "/run/containerd/containerd.sock".into()),
+        containerd_namespace: text("CONTAINERD_NAMESPACE")?.unwrap_or_else(|| "default".into()),
+        podman_sockets: [of_user("podman/podman.sock"), vec!["/run/podman/podman.sock".into()]]
+            .concat(),
+        programs: std::env::split_paths(&search).filter(|path| path.is_absolute()).collect(),
+    })
 }
 
 /// A variable of the environment that names a file.

@@ -70,7 +70,12 @@ fn ready(
         stdout_is_terminal: io::stdout().is_terminal(),
     };
     let prepared = prepare(args, surroundings)?;
-    Ok((configure(root, max_storage, file, &args.insecure_registries)?, prepared))
+    let mut config = configure(root, max_storage, file, &args.insecure_registries)?;
+    for host in &prepared.insecure {
+        let host = config.registries.hosts.entry(host.clone()).or_default();
+        (host.http, host.insecure) = (Some(true), true);
+    }
+    Ok((config, prepared))
 }
 
 /// How the engine is set up on this machine.
@@ -133,7 +138,8 @@ async fn drive(
     enter: &str,
     style: Style,
 ) -> Result<u8, Error> {
-    let Prepared { request, session, cache_only, stdin_dockerfile: _stdin_dockerfile } = prepared;
+    let Prepared { request, session, cache_only, stdin_dockerfile: _stdin_dockerfile, .. } =
+        prepared;
     let interrupted = listen()?;
     let root = config.root.clone();
     let engine = Engine::open(config)?;
@@ -209,19 +215,24 @@ fn tell_seen(seen: &Seen, style: Style) {
 }
 
 fn succeed(args: &Build, response: &Response, cache_only: bool, style: Style) -> Result<(), Error> {
-    let digest = response.exported.iter().find_map(|export| export.digest);
-    if let (Some(path), Some(digest)) = (&args.iidfile, digest) {
-        std::fs::write(path, digest.to_string()).map_err(|source| Error::File {
-            action: "write the image's digest to",
-            path: path.clone(),
-            source,
-        })?;
+    let write = |action, path: &Path, text: String| {
+        std::fs::write(path, text).map_err(|source| {
+            let path = path.to_owned();
+            Error::File { action, path, source }
+        })
+    };
+    let id = response.exported.iter().find_map(|export| export.config.or(export.digest));
+    if let (Some(path), Some(id)) = (&args.iidfile, id) {
+        write("write the image ID to", path, id.to_string())?;
+    }
+    if let Some(path) = &args.metadata_file {
+        write("write the metadata to", path, report::metadata(response))?;
     }
     match args.progress() {
         ProgressMode::Quiet => {
-            if let Some(digest) = digest {
-                writeln!(io::stdout(), "{digest}").map_err(|source| Error::File {
-                    action: "write the image's digest to",
+            if let Some(id) = id {
+                writeln!(io::stdout(), "{id}").map_err(|source| Error::File {
+                    action: "write the image ID to",
                     path: "/dev/stdout".into(),
                     source,
                 })?;

@@ -6,7 +6,7 @@
 //! follows no link: a link that is in the way of a directory is replaced, and so is a file.
 //! Files are put in place whole, by renaming.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -15,9 +15,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use cofferdam_store::{Attributes, Found, NodeKind, Regular, Store, Tree};
+use cofferdam_store::{Attributes, Found, Node, NodeKind, Regular, Store};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat,
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat,
     chownat, copy_file_range, linkat, makedev, mkdirat, mknodat, openat, renameat, setxattr,
     symlinkat, unlinkat, utimensat,
 };
@@ -25,31 +25,84 @@ use rustix::io::Errno;
 
 use crate::entries::{LinkGroups, is_local_xattr};
 use crate::error::IoContext;
+use crate::files::{FileTree, Times};
 use crate::{Error, Result};
 
-/// Writes a tree into the directory `dest`, which is made if it does not exist. What else is in
-/// it stays. Scratch is an empty directory. No modification time is later than `latest` (seconds
-/// since 1970). The attributes of `dest` itself stay as they are.
+/// What happens to what else is in a directory that is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Others {
+    /// It stays, except where it is in the way.
+    #[default]
+    Keep,
+    /// It is deleted.
+    Delete,
+}
+
+/// Writes a tree into the directory `dest`, which is made if it does not exist. Scratch is an
+/// empty directory. The attributes of `dest` itself stay as they are.
 ///
 /// # Errors
 /// When something cannot be read or written, or a directory is in the way of a file.
-pub fn write_directory(tree: &Tree, latest: Option<i64>, dest: &Path) -> Result<()> {
+pub fn write_directory(files: &FileTree, others: Others, dest: &Path) -> Result<()> {
+    let FileTree { tree, times } = files;
     fs::create_dir_all(dest).io("cannot create", dest)?;
     // The path of `dest` is the user's own: here links are followed.
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = openat(CWD, dest, flags, Mode::empty()).io("cannot open", dest)?;
-    let Some(found) = tree.root() else { return Ok(()) };
+    let root = open_root(dest)?;
+    let Some(found) = tree.root() else {
+        return match others {
+            Others::Keep => Ok(()),
+            Others::Delete => delete_others(dest, &[]),
+        };
+    };
     let mut writer = Writer {
         store: tree.store(),
         root: root.as_fd(),
         groups: LinkGroups::of(tree),
         links: HashMap::new(),
-        latest,
+        times,
+        others,
         privileged: rustix::process::geteuid().is_root(),
         // Random, so that the tree cannot have it.
         partial: format!(".cofferdam-{:016x}", RandomState::new().build_hasher().finish()),
     };
     writer.children(root.as_fd(), &mut Vec::new(), &found)
+}
+
+/// Deletes what is in the directory `dest` but what has one of these names.
+///
+/// # Errors
+/// When something cannot be deleted.
+pub fn delete_others(dest: &Path, names: &[&str]) -> Result<()> {
+    let keep: HashSet<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+    delete_all_but(open_root(dest)?.as_fd(), &keep).io("cannot delete what else is in", dest)
+}
+
+fn open_root(dest: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, dest, flags, Mode::empty()).io("cannot open", dest)
+}
+
+/// Follows no link: one that leads out of the directory goes, what it leads to stays.
+fn delete_all_but(directory: BorrowedFd<'_>, keep: &HashSet<&[u8]>) -> io::Result<()> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." && !keep.contains(name) {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    for name in names {
+        match unlinkat(directory, &name, AtFlags::empty()) {
+            Err(Errno::ISDIR) => {
+                let below = open_directory(directory, name.to_bytes())?;
+                delete_all_but(below.as_fd(), &HashSet::new())?;
+                unlinkat(directory, &name, AtFlags::REMOVEDIR)?;
+            }
+            result => result?,
+        }
+    }
+    Ok(())
 }
 
 struct Writer<'a> {
@@ -58,7 +111,8 @@ struct Writer<'a> {
     groups: LinkGroups,
     /// Where the first of each group of hard links is.
     links: HashMap<(usize, u64), Vec<Vec<u8>>>,
-    latest: Option<i64>,
+    times: &'a Times,
+    others: Others,
     privileged: bool,
     /// What files are called until they are complete.
     partial: String,
@@ -71,7 +125,15 @@ impl Writer<'_> {
         path: &mut Vec<Vec<u8>>,
         found: &Found<'_>,
     ) -> Result<()> {
-        for child in found.children() {
+        let children = found.children();
+        if let Others::Delete = self.others {
+            let keep = children.iter().map(|child| &child.name[..]).collect();
+            delete_all_but(directory, &keep).map_err(|error| Error::Entry {
+                path: String::from_utf8_lossy(&path.join(&b'/')).into_owned(),
+                reason: format!("cannot delete what else is there: {error}"),
+            })?;
+        }
+        for child in children {
             path.push(child.name.to_vec());
             self.child(directory, path, &child.found)?;
             path.pop();
@@ -100,7 +162,7 @@ impl Writer<'_> {
                 .map_err(|error| failed(path, error.to_string()))?;
             self.children(fd.as_fd(), path, found)?;
             return self
-                .attributes(fd.as_fd(), found.attributes(), false)
+                .attributes(fd.as_fd(), found.node(), false)
                 .map_err(|error| failed(path, error.to_string()));
         }
         if let NodeKind::Socket = found.node().kind {
@@ -157,7 +219,7 @@ impl Writer<'_> {
                 let file = openat(directory, name, flags, Mode::RUSR | Mode::WUSR)?;
                 let file = File::from(file);
                 copy(self.store, regular, &file)?;
-                return self.attributes(file.as_fd(), found.attributes(), false);
+                return self.attributes(file.as_fd(), found.node(), false);
             }
             NodeKind::Symlink(target) => {
                 symlinkat(OsStr::from_bytes(target), directory, name)?;
@@ -176,20 +238,15 @@ impl Writer<'_> {
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat(directory, name, flags, Mode::empty())?;
-        self.attributes(fd.as_fd(), found.attributes(), symlink)
+        self.attributes(fd.as_fd(), found.node(), symlink)
     }
 
     /// Sets owner, extended attributes, mode and time, in an order in which they do not undo
     /// each other. Goes through the descriptor's entry in /proc, which leads to exactly the file
     /// that is open, of whichever kind it is.
-    fn attributes(
-        &self,
-        fd: BorrowedFd<'_>,
-        attributes: &Attributes,
-        symlink: bool,
-    ) -> io::Result<()> {
+    fn attributes(&self, fd: BorrowedFd<'_>, node: &Node, symlink: bool) -> io::Result<()> {
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        let Attributes { mode, uid, gid, mtime, xattrs } = attributes;
+        let Attributes { mode, uid, gid, mtime: _, xattrs } = &node.attributes;
         if self.privileged {
             let (owner, group) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
             chownat(CWD, &path, Some(owner), Some(group), AtFlags::empty())?;
@@ -207,8 +264,7 @@ impl Writer<'_> {
         if !symlink {
             chmodat(CWD, &path, Mode::from_raw_mode(*mode), AtFlags::empty())?;
         }
-        let latest = self.latest.map(|latest| latest.saturating_mul(1_000_000_000));
-        let mtime = latest.map_or(*mtime, |latest| latest.min(*mtime));
+        let mtime = self.times.of(node);
         let time = Timespec {
             tv_sec: mtime.div_euclid(1_000_000_000),
             tv_nsec: mtime.rem_euclid(1_000_000_000),

@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 
 use cofferdam_store::{Attributes, Found, Node, NodeKind, Regular, Store, Tree};
 
+use crate::files::{FileTree, Times};
 use crate::tar::{Kind, TarWriter};
 use crate::{Error, Result};
 
@@ -18,14 +19,13 @@ const WHITEOUT: &[u8] = b".wh.";
 /// What marks directories that hide what is below them.
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
-/// Writes trees as one tar, each below its prefix; an empty prefix puts it at the top. No time
-/// in it is later than `latest` (seconds since 1970).
+/// Writes trees as one tar, each below its prefix; an empty prefix puts it at the top.
 ///
 /// # Errors
 /// When a file cannot be read, or `out` does not take it.
-pub fn write_tar(trees: &[(&str, &Tree)], latest: Option<i64>, out: &mut dyn Write) -> Result<()> {
-    let mut tar = TarWriter::new(out, latest);
-    for (prefix, tree) in trees {
+pub fn write_tar(trees: &[(&str, &FileTree)], out: &mut dyn Write) -> Result<()> {
+    let mut tar = TarWriter::new(out);
+    for (prefix, FileTree { tree, times }) in trees {
         let mut path = prefix.trim_matches('/').as_bytes().to_vec();
         if !path.is_empty() {
             let attributes = Attributes { mode: 0o755, ..Attributes::default() };
@@ -33,7 +33,7 @@ pub fn write_tar(trees: &[(&str, &Tree)], latest: Option<i64>, out: &mut dyn Wri
         }
         let Some(root) = tree.root() else { continue };
         let groups = LinkGroups::of(tree);
-        let mut entries = Entries::new(tree.store(), &mut tar);
+        let mut entries = Entries::new(tree.store(), &mut tar, times);
         entries.tree(&mut path, &root, &groups)?;
     }
     tar.finish().map_err(Error::Output)
@@ -46,8 +46,8 @@ pub(crate) fn write_layer(
     latest: Option<i64>,
     out: &mut dyn Write,
 ) -> Result<()> {
-    let mut tar = TarWriter::new(out, latest);
-    Entries::new(store, &mut tar).layer(&mut Vec::new(), root)?;
+    let (mut tar, times) = (TarWriter::new(out), Times::all(latest));
+    Entries::new(store, &mut tar, &times).layer(&mut Vec::new(), root)?;
     tar.finish().map_err(Error::Output)
 }
 
@@ -107,14 +107,15 @@ pub(crate) fn is_local_xattr(name: &str) -> bool {
 struct Entries<'a, W> {
     store: &'a Store,
     tar: &'a mut TarWriter<W>,
+    times: &'a Times,
     /// Where the first of each group of hard links is.
     links: HashMap<(usize, u64), Vec<u8>>,
     buffer: Vec<u8>,
 }
 
 impl<'a, W: Write> Entries<'a, W> {
-    fn new(store: &'a Store, tar: &'a mut TarWriter<W>) -> Self {
-        Self { store, tar, links: HashMap::new(), buffer: vec![0; 128 * 1024] }
+    fn new(store: &'a Store, tar: &'a mut TarWriter<W>, times: &'a Times) -> Self {
+        Self { store, tar, times, links: HashMap::new(), buffer: vec![0; 128 * 1024] }
     }
 
     fn layer(&mut self, path: &mut Vec<u8>, node: &Node) -> Result<()> {
@@ -169,8 +170,10 @@ impl<'a, W: Write> Entries<'a, W> {
     }
 
     fn node(&mut self, path: &[u8], node: &Node, group: Option<(usize, u64)>) -> Result<()> {
-        let attributes = &*if node.attributes.xattrs.iter().any(|(name, _)| is_local_xattr(name)) {
-            let mut attributes = node.attributes.clone();
+        let mtime = self.times.of(node);
+        let local = node.attributes.xattrs.iter().any(|(name, _)| is_local_xattr(name));
+        let attributes = &*if local || mtime != node.attributes.mtime {
+            let mut attributes = Attributes { mtime, ..node.attributes.clone() };
             attributes.xattrs.retain(|(name, _)| !is_local_xattr(name));
             Cow::Owned(attributes)
         } else {

@@ -47,6 +47,20 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// An engine on this machine does not take the image.
+    #[error("cannot load the image into {into}: {reason}")]
+    Load {
+        /// Which engine.
+        into: String,
+        /// Why not.
+        reason: String,
+    },
+    /// There is no engine to load into.
+    #[error("found no engine to load the image into; tried {tried}")]
+    NothingToLoadInto {
+        /// What was tried, and what came of it.
+        tried: String,
+    },
     /// The image config of a platform cannot be used.
     #[error("image config for {platform}: {reason}")]
     Config {

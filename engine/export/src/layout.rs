@@ -54,7 +54,7 @@ impl ImageLayout<'_> {
     pub fn write_archive<W: Write>(&self, out: &mut W) -> Result<()> {
         let file = Attributes { mode: 0o644, ..Attributes::default() };
         let directory = Attributes { mode: 0o755, ..Attributes::default() };
-        let mut tar = TarWriter::new(out, None);
+        let mut tar = TarWriter::new(out);
         for (name, contents) in self.documents()? {
             let size = contents.len() as u64;
             tar.header(name.as_bytes(), &file, Kind::Regular(size))

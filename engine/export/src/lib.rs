@@ -1,7 +1,8 @@
 //! Exporters: chains of layers become images, OCI layouts, tar archives and directories.
 //!
 //! An image is built once, as blobs of the store ([`build_image`]), and then goes wherever it is
-//! wanted: to a registry ([`push`]), into an archive or a directory. File trees go out without
+//! wanted: to a registry ([`push`]), into an archive or a directory, or to another engine on this
+//! machine ([`load`]). File trees go out without
 //! being an image ([`write_tar`], [`write_directory`]). Everything is streamed from where the
 //! contents lie, and the bytes depend on nothing but the layers, the configs and the options.
 //!
@@ -13,9 +14,11 @@ mod config;
 mod directory;
 mod entries;
 mod error;
+mod files;
 mod image;
 mod layers;
 mod layout;
+mod load;
 mod manifest;
 mod push;
 mod tar;
@@ -24,11 +27,13 @@ use std::sync::Arc;
 
 pub use annotations::{Annotations, Place};
 pub use compress::Compression;
-pub use directory::write_directory;
+pub use directory::{Others, delete_others, write_directory};
 pub use entries::write_tar;
 pub use error::{Error, Result};
+pub use files::{FileTree, check_disjoint};
 pub use image::{BuiltImage, BuiltLayer, BuiltManifest, ImageOptions, PlatformImage, build_image};
 pub use layout::{ImageLayout, LayoutFormat};
+pub use load::{LoadTargets, Loaded, load};
 pub use push::push;
 
 /// Is told how many bytes of what are done, and of how many: `(id, current, total)`. The total

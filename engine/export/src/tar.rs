@@ -31,13 +31,11 @@ pub(crate) enum Kind<'a> {
 
 pub(crate) struct TarWriter<W> {
     out: W,
-    /// No modification time is later than this, in seconds since 1970.
-    latest: Option<i64>,
 }
 
 impl<W: Write> TarWriter<W> {
-    pub(crate) fn new(out: W, latest: Option<i64>) -> Self {
-        Self { out, latest }
+    pub(crate) fn new(out: W) -> Self {
+        Self { out }
     }
 
     /// Writes the header of an entry. The bytes of a regular file are to be written to the
@@ -53,7 +51,6 @@ impl<W: Write> TarWriter<W> {
             path.push(b'/');
         }
         let seconds = attributes.mtime.div_euclid(1_000_000_000);
-        let seconds = self.latest.map_or(seconds, |latest| seconds.min(latest));
         let (flag, size, link, device) = match kind {
             Kind::Regular(size) => (b'0', size, None, (0, 0)),
             Kind::HardLink(target) => (b'1', 0, Some(target), (0, 0)),
@@ -218,7 +215,7 @@ mod tests {
             xattrs: vec![("user.x".into(), b"a\0=b".to_vec())],
         };
         let mut bytes = Vec::new();
-        let mut writer = TarWriter::new(&mut bytes, None);
+        let mut writer = TarWriter::new(&mut bytes);
         writer.header(deep.as_bytes(), &attributes, Kind::Regular(3)).expect("memory");
         writer.write_all(b"abc").expect("memory");
         writer.pad(3).expect("memory");

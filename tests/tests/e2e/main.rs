@@ -9,6 +9,7 @@ mod debug_shell;
 mod exports;
 mod frontends;
 mod gnu_hello;
+mod images;
 mod progress;
 mod rebuild;
 mod registry_faults;

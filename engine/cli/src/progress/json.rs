@@ -138,7 +138,7 @@ impl Json {
             names: image.iter().flat_map(|image| &image.names).map(String::as_str).collect(),
             exports: exports
                 .iter()
-                .map(|Exported { digest, config, names }| Export {
+                .map(|Exported { digest, config, names, .. }| Export {
                     digest: *digest,
                     config: *config,
                     names,
@@ -357,6 +357,7 @@ mod tests {
             digest: Some(Digest::of("a")),
             config: Some(Digest::of("a")),
             names: vec!["docker.io/library/x:latest".into()],
+            ..Exported::default()
         };
         let exported = vec![Exported::default(), image];
         text += &json.result(&Response { exported, ..Response::default() });

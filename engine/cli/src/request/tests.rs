@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 
 use clap::Parser as _;
+use cofferdam_build::ImageExport;
 use cofferdam_session::Session as _;
 use expect_test::{Expect, expect};
 
@@ -43,7 +44,7 @@ fn show(args: &[&str], stdout_is_terminal: bool) -> String {
 }
 
 fn describe(prepared: &Prepared) -> String {
-    let Prepared { request, session, cache_only, stdin_dockerfile } = prepared;
+    let Prepared { request, session, cache_only, insecure, stdin_dockerfile } = prepared;
     let mut text = String::new();
     if let FrontendChoice::Component { name, bytes } = &request.frontend {
         writeln!(text, "frontend {name}: {} bytes", bytes.len()).expect("a string takes all");
@@ -64,18 +65,31 @@ fn describe(prepared: &Prepared) -> String {
     for export in &request.exports {
         let names =
             |names: &[Reference]| -> Vec<_> { names.iter().map(Reference::familiar).collect() };
+        let image_of = |image: &ImageExport| {
+            let options = &image.options;
+            let epoch = options.source_date_epoch.map(|epoch| format!(" at {epoch}"));
+            let rewrite = if options.rewrite_timestamp { " rewritten" } else { "" };
+            let mut shown =
+                format!("{:?}{}{rewrite}", names(&image.names), epoch.unwrap_or_default());
+            if !options.annotations.is_empty() {
+                shown += &format!(" {:?}", options.annotations);
+            }
+            shown
+        };
         match export {
-            Export::Image { names: list, push, options } => {
-                let epoch = options.source_date_epoch.map(|epoch| format!(" at {epoch}"));
-                let epoch = epoch.unwrap_or_default();
-                writeln!(text, "image {:?} push={push}{epoch}", names(list))
+            Export::Image { image, push, .. } => {
+                writeln!(text, "image {} push={push:?}", image_of(image))
             }
-            Export::Oci { dest, names: list, .. } => {
-                writeln!(text, "oci {dest:?} {:?}", names(list))
+            Export::Layout { image, format, dest } => {
+                writeln!(text, "{format:?} {dest:?} {}", image_of(image))
             }
+            Export::Load { image, .. } => writeln!(text, "load {}", image_of(image)),
             other => writeln!(text, "{other:?}"),
         }
         .expect("a string takes all");
+    }
+    for registry in insecure {
+        writeln!(text, "insecure {registry}").expect("a string takes all");
     }
     let platforms: Vec<_> = request.platforms.iter().map(ToString::to_string).collect();
     if !platforms.is_empty() {
@@ -201,46 +215,127 @@ fn outputs() {
     check(
         &["CONTEXT", "-t=a", "-t=b:1", "--push"],
         expect![[r#"
-        dockerfile in CONTEXT
-        image ["a:latest", "b:1"] push=true
-    "#]],
+            dockerfile in CONTEXT
+            image ["a:latest", "b:1"] push=Some(ByName)
+        "#]],
     );
     check(
         &["CONTEXT", "-t=a", "-o=type=oci,dest=x.tar", "-o=type=image,name=b", "-o", "out"],
         expect![[r#"
-        dockerfile in CONTEXT
-        oci File("x.tar") ["a:latest"]
-        image ["b:latest"] push=false
-        Local("out")
-    "#]],
+            dockerfile in CONTEXT
+            Oci Archive(File("x.tar")) ["a:latest"]
+            image ["b:latest"] push=None
+            Local { dest: "out", files: FileOptions { latest: None, platform_split: None }, others: Keep }
+        "#]],
     );
     check(
         &["CONTEXT", "-o=-"],
         expect![[r#"
-        dockerfile in CONTEXT
-        Tar(Stdout)
-    "#]],
+            dockerfile in CONTEXT
+            Tar { dest: Stdout, files: FileOptions { latest: None, platform_split: None } }
+        "#]],
     );
     check(
         &["CONTEXT", "-q"],
         expect![[r#"
-        dockerfile in CONTEXT
-        image [] push=false
-    "#]],
+            dockerfile in CONTEXT
+            image [] push=None
+        "#]],
     );
     check(
         &["CONTEXT", "--iidfile=x"],
         expect![[r#"
-        dockerfile in CONTEXT
-        image [] push=false
-    "#]],
+            dockerfile in CONTEXT
+            image [] push=None
+        "#]],
     );
     check(
         &["CONTEXT", "-t=a", "--build-arg=SOURCE_DATE_EPOCH=7"],
         expect![[r#"
-        build-arg:SOURCE_DATE_EPOCH=7
-        dockerfile in CONTEXT
-        image ["a:latest"] push=false at 7
+            build-arg:SOURCE_DATE_EPOCH=7
+            dockerfile in CONTEXT
+            image ["a:latest"] at 7 rewritten push=None
+        "#]],
+    );
+}
+
+#[test]
+fn epochs_and_annotations() {
+    check(
+        &[
+            "CONTEXT",
+            "--build-arg=SOURCE_DATE_EPOCH=7",
+            "-o=type=image,rewrite-timestamp=false",
+            "-o=type=image,source-date-epoch=8",
+            "-o=type=local,dest=x",
+            "-o=type=tar,rewrite-timestamp=false,dest=x",
+        ],
+        expect![[r#"
+            build-arg:SOURCE_DATE_EPOCH=7
+            dockerfile in CONTEXT
+            image [] at 7 push=None
+            image [] at 8 rewritten push=None
+            Local { dest: "x", files: FileOptions { latest: Some(7), platform_split: None }, others: Keep }
+            Tar { dest: File("x"), files: FileOptions { latest: None, platform_split: None } }
+        "#]],
+    );
+    check(
+        &[
+            "CONTEXT",
+            "-t=a",
+            "--annotation=a=b",
+            "--annotation=index,manifest[linux/arm64]:c=d:e=f",
+        ],
+        expect![[r#"
+            dockerfile in CONTEXT
+            image ["a:latest"] Annotations({(Manifest, None, "a"): "b", (Manifest, Some(Platform { os: "linux", architecture: "arm64", variant: "", os_version: "", os_features: [] }), "c"): "d:e=f", (Index, None, "c"): "d:e=f"}) push=None
+        "#]],
+    );
+    check(
+        &["CONTEXT", "--load", "-t=a", "-o=type=image,name=127.0.0.2:5/x,registry.insecure=true"],
+        expect![[r#"
+            dockerfile in CONTEXT
+            image ["127.0.0.2:5/x:latest"] push=None
+            load ["a:latest"]
+            insecure 127.0.0.2:5
+        "#]],
+    );
+    check(
+        &["CONTEXT", "-t=a", "--annotation=a"],
+        expect![[r#"
+        error: --annotation `a`: expected KEY=VALUE
+    "#]],
+    );
+    check(
+        &["CONTEXT", "-t=a", "--annotation=layer:a=b"],
+        expect![[r#"
+        error: --annotation `layer:a=b`: unknown place `layer`, expected `manifest`, `index`, `manifest-descriptor` or `index-descriptor`
+    "#]],
+    );
+    check(
+        &["CONTEXT", "-t=a", "--annotation=index[linux/arm64]:a=b"],
+        expect![[r#"
+        error: --annotation `index[linux/arm64]:a=b`: annotation `a`: an index is of no platform
+    "#]],
+    );
+    check(
+        &["CONTEXT", "--annotation=a=b"],
+        expect![[r#"
+        error: --annotation needs an output that makes an image
+        hint: add --tag NAME or --output type=image
+    "#]],
+    );
+    check(
+        &["CONTEXT", "-t=a:1", "-o=type=image,push=true,push-by-digest=true"],
+        expect![[r#"
+        error: `a:1` has a tag, and `push-by-digest` pushes without one
+        hint: leave the tag out of the name
+    "#]],
+    );
+    check(
+        &["CONTEXT", "-o=type=local,dest=/,mode=delete"],
+        expect![[r#"
+        error: `mode=delete` would delete what else is in `/`
     "#]],
     );
 }

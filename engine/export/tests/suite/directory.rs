@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
-use cofferdam_export::{write_directory, write_tar};
+use cofferdam_export::{Others, check_disjoint, write_directory, write_tar};
 use cofferdam_store::{NodeKind, Snapshot};
 
 use crate::fixture::{Fixture, Times, attributes, describe_directory, describe_tree, run};
@@ -11,25 +11,28 @@ use crate::fixture::{Fixture, Times, attributes, describe_directory, describe_tr
 #[test]
 fn a_directory_is_what_the_tree_is() {
     let fixture = Fixture::new();
-    let tree = fixture.tree(&fixture.everything());
+    let snapshot = fixture.everything();
+    let tree = fixture.tree(&snapshot);
+    let (files, clamped) = (fixture.files(&snapshot, None), fixture.files(&snapshot, Some(1000)));
     let dest = fixture.dir.path().join("a/b");
     // The second time, everything is there already.
     for _ in 0..2 {
-        write_directory(&tree, None, &dest).expect("written");
+        write_directory(&files, Others::Keep, &dest).expect("written");
         let expected = describe_tree(&tree, Times::Exact);
         assert_eq!(describe_directory(&dest, Times::Exact), expected);
     }
-    write_directory(&tree, Some(1000), &dest).expect("written");
+    write_directory(&clamped, Others::Keep, &dest).expect("written");
     assert_eq!(fs::metadata(dest.join("bin/su")).expect("there").mtime(), 1000);
 }
 
 #[test]
 fn an_archive_is_what_the_tree_is() {
     let fixture = Fixture::new();
-    let tree = fixture.tree(&fixture.everything());
+    let snapshot = fixture.everything();
+    let (tree, files) = (fixture.tree(&snapshot), fixture.files(&snapshot, None));
     let archive = fixture.dir.path().join("tree.tar");
     let mut file = fs::File::create(&archive).expect("created");
-    write_tar(&[("", &tree), ("linux_arm64/", &tree)], None, &mut file).expect("written");
+    write_tar(&[("", &files), ("linux_arm64/", &files)], &mut file).expect("written");
     let dest = fixture.dir.path().join("out");
     fs::create_dir(&dest).expect("created");
     let (archive, to) = (archive.display().to_string(), dest.display().to_string());
@@ -45,12 +48,12 @@ fn an_archive_is_what_the_tree_is() {
 #[test]
 fn scratch_is_an_empty_directory() {
     let fixture = Fixture::new();
-    let tree = fixture.tree(&Snapshot::default());
+    let files = fixture.files(&Snapshot::default(), None);
     let dest = fixture.dir.path().join("out");
-    write_directory(&tree, None, &dest).expect("written");
+    write_directory(&files, Others::Keep, &dest).expect("written");
     assert_eq!(fs::read_dir(&dest).expect("there").count(), 0);
     let mut archive = Vec::new();
-    write_tar(&[("", &tree)], None, &mut archive).expect("written");
+    write_tar(&[("", &files)], &mut archive).expect("written");
     assert_eq!(archive, [0; 1024]);
 }
 
@@ -58,7 +61,8 @@ fn scratch_is_an_empty_directory() {
 #[test]
 fn links_in_the_destination_are_not_followed() {
     let fixture = Fixture::new();
-    let tree = fixture.tree(&fixture.everything());
+    let snapshot = fixture.everything();
+    let (tree, files) = (fixture.tree(&snapshot), fixture.files(&snapshot, None));
     let outside = fixture.dir.path().join("outside");
     let dest = fixture.dir.path().join("dest");
     for path in [&outside, &dest] {
@@ -75,7 +79,7 @@ fn links_in_the_destination_are_not_followed() {
     fs::write(dest.join("tmp"), "a file where a directory goes").expect("written");
     fs::write(dest.join("other"), "stays").expect("written");
 
-    write_directory(&tree, None, &dest).expect("written");
+    write_directory(&files, Others::Keep, &dest).expect("written");
     fs::remove_file(dest.join("other")).expect("stayed");
     assert_eq!(describe_directory(&dest, Times::Exact), describe_tree(&tree, Times::Exact));
     assert_eq!(describe_directory(&outside, Times::Exact), before);
@@ -84,13 +88,54 @@ fn links_in_the_destination_are_not_followed() {
 #[test]
 fn a_directory_in_the_way_of_a_file_stays() {
     let fixture = Fixture::new();
-    let tree = fixture.tree(&fixture.everything());
+    let files = fixture.files(&fixture.everything(), None);
     let dest = fixture.dir.path().join("dest");
     fs::create_dir_all(dest.join("big/mine")).expect("created");
-    let error = write_directory(&tree, None, &dest).expect_err("refused");
+    let error = write_directory(&files, Others::Keep, &dest).expect_err("refused");
     assert_eq!(error.to_string(), "cannot export `/big`: Is a directory (os error 21)");
     assert!(dest.join("big/mine").exists());
     assert_eq!(fs::read_dir(&dest).expect("there").count(), 1, "nothing half-written is left");
+}
+
+#[test]
+fn a_mirror_has_nothing_else() {
+    let fixture = Fixture::new();
+    let snapshot = fixture.everything();
+    let (tree, files) = (fixture.tree(&snapshot), fixture.files(&snapshot, None));
+    let (outside, dest) = (fixture.dir.path().join("outside"), fixture.dir.path().join("dest"));
+    fs::create_dir(&outside).expect("created");
+    fs::write(outside.join("victim"), "untouched").expect("written");
+    fs::create_dir_all(dest.join("usr/deep/er")).expect("created");
+    fs::write(dest.join("usr/deep/er/file"), "goes").expect("written");
+    fs::write(dest.join("other"), "goes").expect("written");
+    symlink(&outside, dest.join("usr/deep/link")).expect("created");
+    symlink(&outside, dest.join("link")).expect("created");
+    write_directory(&files, Others::Delete, &dest).expect("written");
+    assert_eq!(describe_directory(&dest, Times::Exact), describe_tree(&tree, Times::Exact));
+    assert_eq!(fs::read_to_string(outside.join("victim")).expect("stays"), "untouched");
+    write_directory(&fixture.files(&Snapshot::default(), None), Others::Delete, &dest)
+        .expect("written");
+    assert_eq!(fs::read_dir(&dest).expect("there").count(), 0);
+}
+
+#[test]
+fn trees_that_share_files_cannot_share_a_directory() {
+    let fixture = Fixture::new();
+    let layer = |path: &str| {
+        let snapshot = fixture.layer(&Snapshot::default(), |edit| {
+            edit.directory("bin", attributes(0o755, 0, 0));
+            edit.file(path, attributes(0o644, 0, 0), b"x");
+        });
+        fixture.files(&snapshot, None)
+    };
+    let (a, b) = (layer("bin/a"), layer("bin/b"));
+    check_disjoint(&[("linux/amd64", &a), ("linux/arm64", &b)]).expect("only a directory");
+    let error = check_disjoint(&[("linux/amd64", &a), ("linux/arm64", &a)]).expect_err("refused");
+    assert_eq!(
+        error.to_string(),
+        "cannot export `/bin/a`: it is in the result for linux/amd64 and in that for linux/arm64; \
+         with `platform-split=false` they share a directory"
+    );
 }
 
 /// Names that the kernel would read as paths come from no parser of ours, but from a manifest.
@@ -112,7 +157,8 @@ fn names_that_are_paths_are_refused() {
             }
         });
         let dest = fixture.dir.path().join("x/y/dest");
-        let error = write_directory(&fixture.tree(&snapshot), None, &dest).expect_err(name);
+        let error =
+            write_directory(&fixture.files(&snapshot, None), Others::Keep, &dest).expect_err(name);
         assert!(error.to_string().ends_with("is not a file name"), "{error}");
     }
 }

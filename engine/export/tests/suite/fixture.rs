@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use cofferdam_export::{PlatformImage, Progress};
+use cofferdam_export::{FileTree, PlatformImage, Progress};
 use cofferdam_store::{Attributes, Found, LayerBuilder, Node, NodeKind, Snapshot, Store, Tree};
 use cofferdam_types::{Digest, Platform};
 use rustix::fs::{lgetxattr, llistxattr};
@@ -48,6 +48,10 @@ impl Fixture {
 
     pub fn tree(&self, snapshot: &Snapshot) -> Tree {
         self.store.tree(snapshot).expect("layers of this store")
+    }
+
+    pub fn files(&self, snapshot: &Snapshot, latest: Option<i64>) -> FileTree {
+        FileTree::new(&self.store, snapshot, latest).expect("layers of this store")
     }
 
     /// Two layers with every kind of node, and edits of every kind.
