@@ -15,7 +15,7 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
 use crate::settle::settle;
-use crate::unpack::unpack;
+use crate::unpack::{Form, unpack};
 use crate::{Error, Layout, Result};
 
 /// Indexes in indexes that are followed.
@@ -156,7 +156,7 @@ impl ImageSource {
     }
 
     /// Brings the layers of an image into the store. `progress` is told how many bytes of which
-    /// blob came, and of how many.
+    /// blob came, and of how many. Layers that are not there yet get this form.
     ///
     /// # Errors
     /// When a layer cannot be fetched, is not what its digests say, or does not unpack.
@@ -164,13 +164,14 @@ impl ImageSource {
         &self,
         origin: &Origin,
         image: &ResolvedImage,
+        form: Form,
         progress: Progress,
     ) -> Result<Snapshot> {
         let layers: Vec<_> =
             image.manifest.layers.iter().cloned().zip(image.diff_ids.iter().copied()).collect();
         let layers: Vec<UnpackedLayer> = futures::stream::iter(layers)
             .map(|(descriptor, diff_id)| {
-                self.layer(origin.clone(), descriptor, diff_id, progress.clone())
+                self.layer(origin.clone(), descriptor, diff_id, form, progress.clone())
             })
             .buffered(CONCURRENT_LAYERS)
             .try_collect()
@@ -265,6 +266,7 @@ impl ImageSource {
         origin: Origin,
         descriptor: Descriptor,
         diff_id: Digest,
+        form: Form,
         progress: Progress,
     ) -> Result<UnpackedLayer> {
         if let Some(layer) = self.store.unpacked_layer(&diff_id)? {
@@ -298,7 +300,7 @@ impl ImageSource {
             let _keep = store.keep();
             let writer = store.new_blob()?;
             let mut tee = Tee { receiver, chunk: Bytes::new(), writer };
-            let unpacked = unpack(&store, &name, &mut tee, Some(&diff_id))?;
+            let unpacked = unpack(&store, &name, &mut tee, Some(&diff_id), form)?;
             // What follows the compressed archive belongs to the blob's digest too.
             io::copy(&mut tee, &mut io::sink())
                 .map_err(|error| Error::Layer { layer: name.clone(), reason: error.to_string() })?;
