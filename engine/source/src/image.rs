@@ -272,11 +272,11 @@ impl ImageSource {
         if let Some(layer) = self.store.unpacked_layer(&diff_id)? {
             return Ok(layer);
         }
-        match self.fetch(&origin, &descriptor, diff_id, &progress).await {
+        match self.fetch(&origin, &descriptor, diff_id, form, &progress).await {
             // Bytes that were changed on the way, or are wrong at a mirror, are right next time.
             Err(Error::Registry(error)) if error.kind() == ErrorKind::WrongContents => {
                 tracing::debug!(%error, "fetched once more");
-                self.fetch(&origin, &descriptor, diff_id, &progress).await
+                self.fetch(&origin, &descriptor, diff_id, form, &progress).await
             }
             result => result,
         }
@@ -288,6 +288,7 @@ impl ImageSource {
         origin: &Origin,
         descriptor: &Descriptor,
         diff_id: Digest,
+        form: Form,
         progress: &Progress,
     ) -> Result<UnpackedLayer> {
         let store = self.store.clone();
