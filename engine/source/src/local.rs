@@ -206,6 +206,9 @@ fn on_disk(root: &Path, names: &[Name]) -> PathBuf {
     path
 }
 
+/// What some names of a directory turned out to be, and the regular files among and below them.
+type Part = (Vec<(Name, Node)>, Vec<Needed>);
+
 /// What the include and exclude patterns said about a directory.
 type State = (ParentMatch, ParentMatch);
 
@@ -249,10 +252,10 @@ impl Walk {
                     children.push((name.clone(), node));
                 }
             }
-            Ok::<_, crate::Error>((children, files))
+            Ok::<Part, crate::Error>((children, files))
         };
         // Many names are looked at on all cores.
-        let parts: Vec<(Vec<(Name, Node)>, Vec<Needed>)> = match names.len() {
+        let parts: Vec<Part> = match names.len() {
             ..=NAMES_AT_ONCE => vec![look(&names)?],
             _ => names.par_chunks(NAMES_AT_ONCE).map(look).collect::<Result<_>>()?,
         };
