@@ -121,6 +121,9 @@ pub fn verify(root: &Path, repair: Repair) -> Result<u8, Error> {
     for problem in &verified.problems {
         text += &format!("{}: {}\n", clean(&problem.what), clean(&problem.reason));
     }
+    for path in &verified.left_over {
+        text += &format!("{}: left behind by a process\n", clean(&path.to_string_lossy()));
+    }
     text += &format!(
         "{} records and {} layers, packs and blobs checked, {} read: ",
         verified.records,

@@ -1,7 +1,7 @@
 //! Images, from a registry or a layout, into the store: manifests and configs as blobs, layers
 //! unpacked while they stream, several at once.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
 use crate::settle::settle;
-use crate::unpack::{Form, unpack};
+use crate::unpack::unpack;
 use crate::{Error, Layout, Result};
 
 /// Indexes in indexes that are followed.
@@ -156,7 +156,7 @@ impl ImageSource {
     }
 
     /// Brings the layers of an image into the store. `progress` is told how many bytes of which
-    /// blob came, and of how many. Layers that are not there yet get this form.
+    /// blob came, and of how many.
     ///
     /// # Errors
     /// When a layer cannot be fetched, is not what its digests say, or does not unpack.
@@ -164,14 +164,13 @@ impl ImageSource {
         &self,
         origin: &Origin,
         image: &ResolvedImage,
-        form: Form,
         progress: Progress,
     ) -> Result<Snapshot> {
         let layers: Vec<_> =
             image.manifest.layers.iter().cloned().zip(image.diff_ids.iter().copied()).collect();
         let layers: Vec<UnpackedLayer> = futures::stream::iter(layers)
             .map(|(descriptor, diff_id)| {
-                self.layer(origin.clone(), descriptor, diff_id, form, progress.clone())
+                self.layer(origin.clone(), descriptor, diff_id, progress.clone())
             })
             .buffered(CONCURRENT_LAYERS)
             .try_collect()
@@ -266,17 +265,16 @@ impl ImageSource {
         origin: Origin,
         descriptor: Descriptor,
         diff_id: Digest,
-        form: Form,
         progress: Progress,
     ) -> Result<UnpackedLayer> {
         if let Some(layer) = self.store.unpacked_layer(&diff_id)? {
             return Ok(layer);
         }
-        match self.fetch(&origin, &descriptor, diff_id, form, &progress).await {
+        match self.fetch(&origin, &descriptor, diff_id, &progress).await {
             // Bytes that were changed on the way, or are wrong at a mirror, are right next time.
             Err(Error::Registry(error)) if error.kind() == ErrorKind::WrongContents => {
                 tracing::debug!(%error, "fetched once more");
-                self.fetch(&origin, &descriptor, diff_id, form, &progress).await
+                self.fetch(&origin, &descriptor, diff_id, &progress).await
             }
             result => result,
         }
@@ -288,7 +286,6 @@ impl ImageSource {
         origin: &Origin,
         descriptor: &Descriptor,
         diff_id: Digest,
-        form: Form,
         progress: &Progress,
     ) -> Result<UnpackedLayer> {
         let store = self.store.clone();
@@ -300,11 +297,20 @@ impl ImageSource {
             // Until the layer refers to its blob.
             let _keep = store.keep();
             let writer = store.new_blob()?;
-            let mut tee = Tee { receiver, chunk: Bytes::new(), writer };
-            let unpacked = unpack(&store, &name, &mut tee, Some(&diff_id), form)?;
-            // What follows the compressed archive belongs to the blob's digest too.
-            io::copy(&mut tee, &mut io::sink())
-                .map_err(|error| Error::Layer { layer: name.clone(), reason: error.to_string() })?;
+            let mut tee = Tee { receiver, chunk: Bytes::new(), writer, failed: None };
+            let unpacked = unpack(&store, &name, &mut tee, Some(&diff_id)).and_then(|unpacked| {
+                // What follows the compressed archive belongs to the blob's digest too.
+                io::copy(&mut tee, &mut io::sink()).map_err(|error| Error::Layer {
+                    layer: name.clone(),
+                    reason: error.to_string(),
+                })?;
+                Ok(unpacked)
+            });
+            // A full disk also ends the archive early: the cause goes first.
+            if let Some(error) = tee.failed {
+                return Err(error.into());
+            }
+            let unpacked = unpacked?;
             let (digest, size) = tee.writer.commit(Some(&blob.digest))?;
             let record = LayerBlob {
                 diff_id,
@@ -378,6 +384,8 @@ struct Tee {
     receiver: mpsc::Receiver<Bytes>,
     chunk: Bytes,
     writer: BlobWriter,
+    /// Why the blob could not be written.
+    failed: Option<cofferdam_store::Error>,
 }
 
 impl Read for Tee {
@@ -385,7 +393,11 @@ impl Read for Tee {
         while self.chunk.is_empty() {
             match self.receiver.blocking_recv() {
                 Some(chunk) => {
-                    self.writer.write_all(&chunk)?;
+                    if let Err(error) = self.writer.append(&chunk) {
+                        let told = io::Error::other(error.to_string());
+                        self.failed = Some(error);
+                        return Err(told);
+                    }
                     self.chunk = chunk;
                 }
                 None => return Ok(0),

@@ -24,11 +24,8 @@ pub struct BlobWriter {
 
 impl Write for BlobWriter {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.room.grow_to(self.size + data.len() as u64).map_err(io::Error::other)?;
-        let count = self.file.write(data)?;
-        self.hasher.update(&data[..count]);
-        self.size += count as u64;
-        Ok(count)
+        self.append(data).map_err(io::Error::other)?;
+        Ok(data.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -37,6 +34,18 @@ impl Write for BlobWriter {
 }
 
 impl BlobWriter {
+    /// Writes bytes; unlike [`Write`], says what is wrong with the store.
+    ///
+    /// # Errors
+    /// When there is no room, or the file cannot be written.
+    pub fn append(&mut self, data: &[u8]) -> Result<()> {
+        self.room.grow_to(self.size + data.len() as u64)?;
+        self.file.write_all(data).io("cannot write", self.file.path())?;
+        self.hasher.update(data);
+        self.size += data.len() as u64;
+        Ok(())
+    }
+
     /// Moves the blob to its place.
     ///
     /// # Errors

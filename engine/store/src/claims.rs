@@ -14,6 +14,9 @@ use cofferdam_types::Digest;
 use crate::error::IoContext;
 use crate::{Result, Store};
 
+/// What stands for the right to go beyond the storage limit.
+const FIRST: &str = "beyond the storage limit";
+
 pub(crate) struct ClaimFile(File);
 
 impl ClaimFile {
@@ -21,6 +24,24 @@ impl ClaimFile {
         let mut options = File::options();
         let file = options.create(true).truncate(false).read(true).write(true).open(path);
         Ok(Self(file.io("cannot open", path)?))
+    }
+
+    /// Lets this process be the one that goes first, unless another is. It stays so until it
+    /// steps back or ends.
+    pub(crate) fn go_first(&self) -> Result<bool> {
+        match self.set(&Digest::of(FIRST), libc::F_WRLCK) {
+            Ok(()) => Ok(true),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN | libc::EACCES) => Ok(false),
+                _ => Err(error).io("cannot lock", "claims"),
+            },
+        }
+    }
+
+    /// Lets another process go first.
+    pub(crate) fn step_back(&self) {
+        // Not to have been first is no error.
+        _ = self.set(&Digest::of(FIRST), libc::F_UNLCK);
     }
 
     /// Locks or unlocks the byte of a key, if nobody else has it.

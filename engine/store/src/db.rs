@@ -5,11 +5,14 @@
 //! one transaction from [`begin`], which also keeps other processes from doing the same.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use crate::{Error, Result};
+
+/// How long others may have the database.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Changes with every incompatible change of tables or manifests.
 const FORMAT: i64 = 2;
@@ -176,7 +179,7 @@ pub(crate) fn open(root: &Path) -> Result<Connection> {
         _ => error.into(),
     };
     let mut db = Connection::open(&path).map_err(damaged)?;
-    prepare(&mut db).map_err(damaged)?;
+    patiently(|| prepare(&mut db)).map_err(damaged)?;
     let found = format(&db)?;
     if found != FORMAT {
         return Err(Error::Format { path: root.to_owned(), found, expected: FORMAT });
@@ -188,8 +191,25 @@ fn format(db: &Connection) -> rusqlite::Result<i64> {
     db.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
+/// Tries again while others have the database. SQLite itself does not wait in the moment in which
+/// a new database gets its log.
+fn patiently<T>(mut attempt: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    let started = Instant::now();
+    loop {
+        match attempt() {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && started.elapsed() < PATIENCE =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
+}
+
 fn prepare(db: &mut Connection) -> rusqlite::Result<()> {
-    db.busy_timeout(Duration::from_secs(60))?;
+    db.busy_timeout(PATIENCE)?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "NORMAL")?;
     db.set_prepared_statement_cache_capacity(64);

@@ -63,6 +63,17 @@ pub enum Error {
         /// Bytes that were asked for.
         needed: u64,
     },
+    /// The disk has no room even for the database.
+    #[error(
+        "the disk of the state directory `{}` is full: {} are free",
+        path.display(), Bytes(*free)
+    )]
+    DiskFull {
+        /// The state directory.
+        path: PathBuf,
+        /// Bytes that are free.
+        free: u64,
+    },
     /// A manifest or index does not decode.
     #[error("`{}` is damaged: {reason}", path.display())]
     Damaged {
@@ -104,6 +115,7 @@ impl Error {
     /// Whether the cause is a full disk.
     pub fn is_disk_full(&self) -> bool {
         match self {
+            Self::DiskFull { .. } => true,
             Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
             Self::Database(error) => {
                 error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)

@@ -276,6 +276,9 @@ impl Store {
         }
         transaction.commit()?;
         holds.released.clear();
+        if holds.objects.is_empty() {
+            self.claims().step_back();
+        }
         Ok(())
     }
 

@@ -29,6 +29,7 @@ mod records;
 mod removal;
 mod scan;
 mod scratch;
+mod space;
 mod state;
 mod tree;
 mod usage;

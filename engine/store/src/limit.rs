@@ -20,8 +20,11 @@ const STEP: u64 = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How old what is known of the database's and the logs' size may be.
 const OVERHEAD_AGE: Duration = Duration::from_secs(1);
-/// How often it is looked whether there is room now.
-const INTERVAL: Duration = Duration::from_millis(50);
+/// When nothing has changed for so long, those who wait for room wait for each other.
+const STANDSTILL: Duration = Duration::from_secs(1);
+/// How soon, and later how often, it is looked whether there is room now.
+const INTERVAL: Duration = Duration::from_millis(20);
+const MAX_INTERVAL: Duration = Duration::from_millis(400);
 
 /// Room in the state directory that is about to be filled; given back when dropped.
 pub struct Reservation {
@@ -58,8 +61,8 @@ impl Reservation {
         if bytes <= row.1 {
             return Ok(());
         }
-        // The last piece before the limit may be a smaller one.
-        let wanted = bytes.max((row.1 + PIECE).min(limit / 4));
+        // With a small limit, pieces are small too: others wait for what is only reserved.
+        let wanted = bytes.max(row.1 + PIECE.min(limit / 32));
         row.0 = Some(self.store.make_room(limit, row.0, wanted - row.1, wanted)?);
         row.1 = wanted;
         Ok(())
@@ -80,6 +83,7 @@ impl Store {
     /// Adds `more` bytes to a reservation, which then has `total`.
     fn make_room(&self, limit: u64, row: Option<i64>, more: u64, total: u64) -> Result<i64> {
         let mut last = (0, Instant::now());
+        let mut wait = INTERVAL;
         loop {
             self.forget_released()?;
             let mut connection = self.db();
@@ -90,7 +94,9 @@ impl Store {
                 Removal::new(self, &transaction).dead_sessions()?;
                 used = taken(&transaction)? + overhead;
             }
-            if used + more <= limit {
+            let stands_still = used == last.0 && last.1.elapsed() > STANDSTILL;
+            let may_go_first = self.may_go_first(&transaction, more, limit / 4)?;
+            if used + more <= limit || stands_still && may_go_first && self.claims().go_first()? {
                 let sql = "INSERT OR REPLACE INTO reservations (id, session, bytes)
                            VALUES (?1, ?2, ?3)";
                 transaction.execute(sql, params![row, self.session(), total.cast_signed()])?;
@@ -121,11 +127,27 @@ impl Store {
             if used != last.0 {
                 last = (used, Instant::now());
             }
-            if !others || last.1.elapsed() > PATIENCE {
+            if !others || !may_go_first && last.1.elapsed() > PATIENCE {
                 return Err(Error::StorageLimit { limit, used, needed: more });
             }
-            std::thread::sleep(INTERVAL);
+            // Many may wait, and each look costs the others time.
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(MAX_INTERVAL);
         }
+    }
+
+    /// Whether this process may at times go beyond the limit. Several builds may each hold what
+    /// the others wait for: one after the other goes on without room, ends, and gives back what it
+    /// has. A build that nobody else keeps from going on has no such right, nor one that wants more
+    /// than `most` bytes.
+    fn may_go_first(&self, connection: &Connection, more: u64, most: u64) -> Result<bool> {
+        let (own, others): (i64, bool) = connection.query_row(
+            "SELECT coalesce((SELECT sum(bytes) FROM reservations WHERE session = ?1), 0),
+                EXISTS (SELECT 1 FROM leases WHERE session <> ?1)",
+            [self.session()],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        Ok(others && u64::try_from(own).unwrap_or(0) + more <= most)
     }
 
     /// Removes what was not used for the longest time, until `bytes` are free or nothing is left

@@ -183,10 +183,10 @@ fn read(pack: &crate::SharedPackWriter, path: &Path) -> Result<LocalFile> {
         );
         let before = StatKey::of(&file.metadata().io("cannot stat", path)?);
         let mut writer = pack.reserve(before.size)?;
-        let copied = copy(&file, &mut writer);
+        let copied = copy(&file, path, &mut writer);
         let after = StatKey::of(&file.metadata().io("cannot stat", path)?);
         if before == after {
-            copied.io("cannot read", path)?;
+            copied?;
             let (content, size, digest) = writer.finish();
             return Ok(LocalFile { stat: after, content, size, digest });
         }
@@ -194,15 +194,17 @@ fn read(pack: &crate::SharedPackWriter, path: &Path) -> Result<LocalFile> {
     Err(io::Error::other("it keeps changing while it is read")).io("cannot read", path)
 }
 
-fn copy(mut file: &File, writer: &mut crate::PackWriter) -> io::Result<()> {
+fn copy(mut file: &File, path: &Path, writer: &mut crate::PackWriter) -> Result<()> {
     thread_local! {
         static BUFFER: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(vec![0; 256 * 1024]);
     }
     BUFFER.with_borrow_mut(|buffer| {
         loop {
-            match file.read(buffer)? {
+            match file.read(buffer).io("cannot read", path)? {
                 0 => return Ok(()),
-                count => writer.write_all(&buffer[..count])?,
+                count => {
+                    writer.write_all(&buffer[..count]).io("cannot write", writer.path())?;
+                }
             }
         }
     })

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -123,8 +124,7 @@ impl SharedPackWriter {
     /// When they cannot be written.
     pub fn put(&self, data: &[u8]) -> Result<(Content, Digest)> {
         let mut writer = self.reserve(data.len() as u64)?;
-        let path = self.0.store.pack_path(writer.id);
-        io::Write::write_all(&mut writer, data).io("cannot write", &path)?;
+        io::Write::write_all(&mut writer, data).io("cannot write", writer.path())?;
         let (content, _, digest) = writer.finish();
         Ok((content, digest))
     }
@@ -144,14 +144,15 @@ pub struct PackWriter {
 }
 
 impl PackWriter {
-    /// Where the first byte is.
-    pub fn start(&self) -> Content {
-        Content::Pack { pack: self.id, offset: self.start }
+    /// Where the pack is.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.pack.store.pack_path(self.id)
     }
 
     /// Where the bytes are, how many, and their digest.
     pub fn finish(self) -> (Content, u64, Digest) {
-        (self.start(), self.written, self.hasher.finish())
+        let content = Content::Pack { pack: self.id, offset: self.start };
+        (content, self.written, self.hasher.finish())
     }
 }
 

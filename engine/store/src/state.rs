@@ -13,7 +13,8 @@ use crate::error::IoContext;
 use crate::holds::{Holds, Object};
 use crate::scratch::Scratch;
 use crate::{
-    Content, Error, Layer, LayerId, OpenFile, PackId, Regular, Result, Snapshot, Tree, db, manifest,
+    Content, Error, Layer, LayerId, OpenFile, PackId, Regular, Result, Snapshot, Tree, db,
+    manifest, space,
 };
 
 /// Packs that are kept open for reading.
@@ -92,6 +93,7 @@ impl Store {
             fs::create_dir_all(&path).io("cannot create", &path)?;
         }
         let scratch = Scratch::open(&root.join("tmp"))?;
+        space::ensure(root)?;
         let db = db::open(root)?;
         let store = Self {
             inner: Arc::new(Inner {
@@ -259,8 +261,7 @@ impl Store {
             }
             Content::Layer { layer, path } => {
                 let path = self.content_path(*layer, path);
-                let file = File::open(&path).io("cannot open", &path)?;
-                Ok(OpenFile::new(Arc::new(file), 0, regular.size))
+                Ok(OpenFile::new(Arc::new(open_stored(path)?), 0, regular.size))
             }
         }
     }
@@ -278,7 +279,7 @@ impl Store {
             return Ok(file.clone());
         }
         let path = self.pack_path(pack);
-        let file = Arc::new(File::open(&path).io("cannot open", &path)?);
+        let file = Arc::new(open_stored(path)?);
         if packs.len() >= OPEN_PACKS {
             packs.clear();
         }
@@ -288,5 +289,15 @@ impl Store {
 
     fn open_packs(&self) -> MutexGuard<'_, HashMap<PackId, Arc<File>>> {
         self.inner.packs.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Opens a file that should be there.
+fn open_stored(path: PathBuf) -> Result<File> {
+    match File::open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::Damaged { path, reason: "it is not there".into() })
+        }
+        result => result.io("cannot open", &path),
     }
 }

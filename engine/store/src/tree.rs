@@ -241,6 +241,18 @@ impl OpenFile {
         self.offset = self.end.min(self.offset.saturating_add(count));
     }
 
+    /// An error that names the file and what to do: whoever gets it knows neither.
+    fn damaged(&self, kind: io::ErrorKind, reason: &str) -> io::Error {
+        use std::os::fd::AsRawFd;
+        let link = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let path = std::fs::read_link(link).unwrap_or_default();
+        let text = format!(
+            "`{}` is damaged: {reason}; to check and repair it: cofferdam store verify",
+            path.display()
+        );
+        io::Error::new(kind, text)
+    }
+
     /// The file that the bytes are in, and the offset where they start.
     pub fn file(&self) -> (&File, u64) {
         (&self.file, self.offset)
@@ -253,9 +265,12 @@ impl Read for OpenFile {
         if length == 0 {
             return Ok(0);
         }
-        let count = self.file.read_at(&mut buffer[..length], self.offset)?;
+        let count = match self.file.read_at(&mut buffer[..length], self.offset) {
+            Ok(count) => count,
+            Err(error) => return Err(self.damaged(error.kind(), &error.to_string())),
+        };
         if count == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "stored file is too short"));
+            return Err(self.damaged(io::ErrorKind::UnexpectedEof, "it is too short"));
         }
         self.offset += count as u64;
         Ok(count)

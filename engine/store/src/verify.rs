@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cofferdam_types::{Digest, Hasher};
@@ -40,6 +40,8 @@ pub struct Verified {
     pub bytes: u64,
     /// What is wrong.
     pub problems: Vec<Problem>,
+    /// What processes that were killed left behind: nothing refers to it, so nothing is wrong.
+    pub left_over: Vec<PathBuf>,
 }
 
 /// What to do with what is damaged.
@@ -130,11 +132,7 @@ impl Store {
         for object in &broken {
             removal.lose(object)?;
         }
-        let paths = removal.orphan_paths()?;
-        verified.problems.extend(paths.iter().map(|path| Problem {
-            what: path.display().to_string(),
-            reason: "the database knows nothing of it".into(),
-        }));
+        verified.left_over = removal.orphan_paths()?;
         match repair {
             Repair::Report => Ok(()),
             Repair::Drop => {
