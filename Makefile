@@ -4,7 +4,7 @@
 CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),$(CURDIR)/target)
 
-.PHONY: demo test lint bench setup setup-demo setup-test setup-lint clean-demo
+.PHONY: demo test crash lint bench setup setup-demo setup-test setup-lint clean-demo
 
 # Builds the release binary and with it, in a sandbox, an image; shows the image running.
 demo: setup-demo
@@ -16,6 +16,13 @@ demo: setup-demo
 test: setup-test
 	$(CARGO) build --workspace --all-targets
 	COFFERDAM_BIN=$(TARGET)/debug/cofferdam CARGO="$(CARGO)" scripts/test.sh
+
+# The crash tests at full length; `make test` runs some rounds of them. SEED repeats a run.
+crash: setup-test
+	$(CARGO) build -p cofferdam
+	COFFERDAM_BIN=$(TARGET)/debug/cofferdam COFFERDAM_CRASH_ROUNDS=$(or $(ROUNDS),600) \
+		$(if $(SEED),COFFERDAM_CRASH_SEED=$(SEED)) \
+		$(CARGO) test -p cofferdam-tests --test crash -- --nocapture
 
 # Formatting, lints as errors, licences and advisories.
 lint: setup-lint

@@ -61,6 +61,11 @@ for part in "$@"; do
         need zstd zstd
         need git git
         need tmux tmux
+        need mkfs.ext4 e2fsprogs
+        need losetup mount
+        need setpriv util-linux
+        need cmp diffutils
+        need faketime faketime
         ;;
     lint) ;;
     *)

@@ -287,6 +287,12 @@ impl Running {
         Ok(())
     }
 
+    /// The process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for the end of the program. A build that succeeded is made again and compared.
     ///
     /// # Errors
@@ -342,6 +348,16 @@ impl Outcome {
         self.text.push_str(line);
         self.text.push('\n');
         None
+    }
+
+    /// The digest of the image that was built, where there is one.
+    #[must_use]
+    pub fn digest(&self) -> Option<String> {
+        let result = self.events.iter().find_map(|event| match event {
+            Event::Result { members } => Some(members),
+            _ => None,
+        });
+        Some(result?.get("digest")?.as_str()?.to_owned())
     }
 
     /// Asserts that the build succeeded.

@@ -18,7 +18,6 @@ use tempfile::TempDir;
 use crate::cofferdam::{Cofferdam, Outcome, Plan, exit};
 use crate::command::{command, run};
 use crate::oci::digest_of;
-use crate::progress::Event;
 use crate::tree::FIXTURE_TIME;
 use crate::{Layout, Tree, bases};
 
@@ -65,7 +64,7 @@ impl Made {
         let mut again = arguments.clone();
         again.retain(|argument| argument != "--no-cache");
         let outcome = cached.build(plan, &plan.home, &plan.context, &again, Way::AsBefore)?;
-        let Some(first) = cached.digest(&outcome)? else { return Ok(()) };
+        let Some(first) = outcome.digest() else { return Ok(()) };
 
         let other = Cofferdam::new()?;
         // Compiling the frontend anew takes longer than most builds and is no input.
@@ -73,7 +72,7 @@ impl Made {
         run(command("cp", ["-a"]).arg(plan.home.join("state/compiled")).arg(other.root()))?;
         let fresh = Image::new(&place, "fresh.tar");
         let outcome = fresh.build(plan, other.home(), &elsewhere, &arguments, Way::Otherwise)?;
-        let second = fresh.digest(&outcome)?;
+        let second = outcome.digest();
         if second.as_ref() == Some(&first) {
             return Ok(());
         }
@@ -150,16 +149,6 @@ impl Image {
             bail!("the build succeeded, but not when it was repeated:\n{}", outcome.report());
         }
         Ok(outcome)
-    }
-
-    /// The digest of the image; nothing where the build makes none.
-    fn digest(&self, outcome: &Outcome) -> Result<Option<String>> {
-        let result = outcome.events.iter().find_map(|event| match event {
-            Event::Result { members } => Some(members),
-            _ => None,
-        });
-        let result = result.context("the program reported no result")?;
-        Ok(result.get("digest").and_then(|digest| digest.as_str()).map(str::to_owned))
     }
 
     fn unpack(&self) -> Result<Layout> {
