@@ -89,11 +89,9 @@ impl Cache<Snapshot> for StoreCache {
             Some(Past { name, kind, op: op?, leaves: leaves.collect(), inputs, identity })
         };
         let mut similar = log(self.0.similar(name, MAX_PAST)).unwrap_or_default();
-        // Names show what variables stand for: where one changed, the place in the file is left.
         if similar.is_empty()
-            && let Some(end) = name.find("] ").filter(|_| name.starts_with('['))
+            && let Some(start) = stable_start(name)
         {
-            let start = &name[..end + 2];
             similar = log(self.0.similar_start(start, MAX_PAST)).unwrap_or_default();
         }
         similar.into_iter().filter_map(past).collect()
@@ -104,6 +102,37 @@ impl Cache<Snapshot> for StoreCache {
     }
 }
 
+/// What stays of a step's name where something in it changed: of a base image all but the digest;
+/// of other steps, whose names show what variables stand for, the place in the file.
+fn stable_start(name: &str) -> Option<&str> {
+    if let Some(at) = name.find("@sha256:") {
+        return Some(&name[..=at]);
+    }
+    let (place, instruction) = name.strip_prefix('[')?.split_once("] ")?;
+    let from = instruction.starts_with("FROM ");
+    (place.contains('/') && !from).then(|| &name[..name.len() - instruction.len()])
+}
+
 fn log<T>(result: cofferdam_store::Result<T>) -> Option<T> {
     result.inspect_err(|error| tracing::warn!("cache record: {error}")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stays_of_names() {
+        for (name, start) in [
+            ("[base 2/3] RUN make x=1", Some("[base 2/3] ")),
+            ("[2/3] COPY [a] b", Some("[2/3] ")),
+            ("[1/3] FROM r.example/a:1@sha256:00", Some("[1/3] FROM r.example/a:1@")),
+            ("[1/3] FROM r.example/a:1", None),
+            ("[internal] load build context", None),
+            ("docker-image://a@sha256:00", Some("docker-image://a@")),
+            ("echo [1/2] x", None),
+        ] {
+            assert_eq!(stable_start(name), start, "{name}");
+        }
+    }
 }
