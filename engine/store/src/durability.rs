@@ -78,7 +78,10 @@ impl Store {
             params![boot],
         )?;
         if known.is_none() {
-            return Ok(Vec::new());
+            // A new database: whatever lies there is of one that was lost.
+            let mut removal = Removal::new(self, connection);
+            removal.orphans()?;
+            return Ok(removal.finish().paths);
         }
         let mark = synced(connection)?;
         let mut removal = Removal::new(self, connection);

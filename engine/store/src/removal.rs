@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cofferdam_types::Digest;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -35,16 +35,38 @@ pub(crate) struct Gone {
     pub(crate) paths: Vec<PathBuf>,
 }
 
+impl From<Vec<PathBuf>> for Gone {
+    fn from(paths: Vec<PathBuf>) -> Self {
+        Self { paths, ..Self::default() }
+    }
+}
+
 impl Gone {
     /// Removes the files; returns when they are gone. For after the transaction.
     pub(crate) fn remove_files(&self, store: &Store) {
-        let paths = self.objects.iter().map(|object| store.object_path(object));
-        for path in paths.chain(self.paths.iter().cloned()) {
-            if let Some(aside) = store.scratch().set_aside(&path) {
-                scratch::remove(&aside);
-            }
+        match self.set_aside(store) {
+            Ok(paths) => paths.iter().for_each(|path| scratch::remove(path)),
+            // `store verify` finds them.
+            Err(error) => tracing::warn!("files of what was removed stay: {error}"),
         }
         self.objects.iter().for_each(|object| store.forget(*object));
+    }
+
+    /// Moves the files out of the way. A blob that another process has stored again meanwhile has
+    /// the same name and stays.
+    fn set_aside(&self, store: &Store) -> Result<Vec<PathBuf>> {
+        let mut connection = store.db();
+        // Nobody stores anything while it lasts; it changes nothing.
+        let transaction = db::begin(&mut connection)?;
+        let known = Removal::new(store, &transaction);
+        let paths = self.objects.iter().map(|object| store.object_path(object));
+        let mut aside = Vec::new();
+        for path in paths.chain(self.paths.iter().cloned()) {
+            if !known.is_known(&path)? {
+                aside.extend(store.scratch().set_aside(&path));
+            }
+        }
+        Ok(aside)
     }
 }
 
@@ -362,8 +384,10 @@ impl<'a> Removal<'a> {
     /// Finds files that no row tells of, to remove them: a process was killed in the middle.
     /// Nobody stores anything while the transaction lasts.
     pub(crate) fn orphans(&mut self) -> Result<()> {
-        let paths = self.orphan_paths()?;
-        self.gone.paths.extend(paths);
+        for path in self.orphan_paths()? {
+            // At once: the next layer or pack may get this very number.
+            self.gone.paths.extend(self.store.scratch().set_aside(&path));
+        }
         Ok(())
     }
 
@@ -373,39 +397,36 @@ impl<'a> Removal<'a> {
         let gone: HashSet<PathBuf> =
             self.gone.objects.iter().map(|object| self.store.object_path(object)).collect();
         let root = self.store.root().to_owned();
-        let number = |name: &str| name.parse::<i64>().ok();
-        for (place, row) in [
-            ("layers", "SELECT 1 FROM layers WHERE id = ?1"),
-            ("packs", "SELECT 1 FROM packs WHERE id = ?1"),
-        ] {
+        for place in ["layers", "packs", "blobs/sha256"] {
             for path in entries(&root.join(place)) {
-                let id = path.file_name().and_then(|name| name.to_str()).and_then(number);
-                let known = match id {
-                    Some(id) => self.exists(row, id)?,
-                    None => false,
-                };
-                if !known && !gone.contains(&path) {
+                if !gone.contains(&path) && !self.is_known(&path)? {
                     orphans.push(path);
                 }
             }
         }
-        for path in entries(&root.join("blobs/sha256")) {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let known = match format!("sha256:{name}").parse::<Digest>() {
-                Ok(digest) => {
-                    self.exists("SELECT 1 FROM blobs WHERE digest = ?1", digest.as_bytes())?
-                }
-                Err(_) => false,
-            };
-            if !known && !gone.contains(&path) {
-                orphans.push(path);
-            }
-        }
         Ok(orphans)
+    }
+
+    /// Whether a layer, pack or blob with this path is in the database.
+    fn is_known(&self, path: &Path) -> Result<bool> {
+        let part = |path: Option<&Path>| path?.file_name()?.to_str().map(ToOwned::to_owned);
+        let name = part(Some(path)).unwrap_or_default();
+        let number = name.parse::<i64>().ok();
+        match (part(path.parent()).as_deref(), number) {
+            (Some("layers"), Some(id)) => self.exists("SELECT 1 FROM layers WHERE id = ?1", id),
+            (Some("packs"), Some(id)) => self.exists("SELECT 1 FROM packs WHERE id = ?1", id),
+            (Some("sha256"), _) => match format!("sha256:{name}").parse::<Digest>() {
+                Ok(digest) => {
+                    self.exists("SELECT 1 FROM blobs WHERE digest = ?1", digest.as_bytes())
+                }
+                Err(_) => Ok(false),
+            },
+            _ => Ok(false),
+        }
     }
 }
 
-fn entries(directory: &std::path::Path) -> Vec<PathBuf> {
+fn entries(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).collect()
 }

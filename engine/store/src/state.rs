@@ -11,6 +11,7 @@ use rusqlite::{Connection, params};
 use crate::claims::ClaimFile;
 use crate::error::IoContext;
 use crate::holds::{Holds, Object};
+use crate::removal::Gone;
 use crate::scratch::Scratch;
 use crate::{
     Content, Error, Layer, LayerId, OpenFile, PackId, Regular, Result, Snapshot, Tree, db,
@@ -128,7 +129,9 @@ impl Store {
         let left = self.recover(&transaction)?;
         transaction.commit()?;
         drop(connection);
-        left.iter().for_each(|path| self.scratch().discard(path));
+        if !left.is_empty() {
+            Gone::from(left).remove_files(self);
+        }
         Ok(())
     }
 
