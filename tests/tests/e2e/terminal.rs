@@ -27,8 +27,8 @@ fn command(world: &World, context: &Context, progress: &str) -> Command {
     command.env_remove("NO_COLOR").arg("build").arg("--root").arg(world.cofferdam.root());
     command.arg("--progress").arg(progress).arg(context.path());
     command.arg("--build-arg").arg(format!("REGISTRY={}", world.registry.address()));
-    command.arg("--output").arg("type=local,dest=out-of-the-way");
-    command.current_dir(world.out.path());
+    let out = world.out.path().join("out");
+    command.arg("--output").arg(format!("type=local,dest={}", out.display()));
     command
 }
 
