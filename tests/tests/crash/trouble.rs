@@ -2,10 +2,12 @@
 //! users: an error that says what and where, and once the trouble is over the next build works.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use cofferdam_tests::cofferdam::exit;
 use cofferdam_tests::{Cofferdam, Context, Outcome};
 
@@ -78,15 +80,23 @@ fn a_disk_that_fills_up_anywhere() -> Result<()> {
     Ok(())
 }
 
+/// Empties the state directory. What syncs after a build, and has the directory too, is given the
+/// time to end.
 fn clear(cofferdam: &Cofferdam) -> Result<()> {
-    for entry in fs::read_dir(cofferdam.root())? {
-        let path = entry?.path();
-        match path.is_dir() {
-            true => fs::remove_dir_all(path)?,
-            false => fs::remove_file(path)?,
+    let remove = |path: &Path| match path.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    };
+    for _ in 0..100 {
+        let left: Vec<_> = fs::read_dir(cofferdam.root())?.flatten().collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        if left.iter().any(|entry| remove(&entry.path()).is_err()) {
+            thread::sleep(Duration::from_millis(50));
         }
     }
-    Ok(())
+    bail!("`{}` does not become empty", cofferdam.root().display())
 }
 
 #[test]
@@ -255,7 +265,7 @@ fn a_clock_that_jumps() -> Result<()> {
     let running =
         build(1, 0).env("FAKETIME_TIMESTAMP_FILE", &file).env("FAKETIME_NO_CACHE", "1").spawn()?;
     for time in ["+1d", "-1d", "+10y", "-1y", "+0"] {
-        std::thread::sleep(std::time::Duration::from_millis(40));
+        thread::sleep(Duration::from_millis(40));
         fs::write(&file, time)?;
     }
     let outcome = running.finish()?;
