@@ -17,7 +17,7 @@ pub fn run(registry: &Registry, options: &Options) -> Result<()> {
     let peers: Vec<&str> = Builder::peers()?.iter().map(Builder::name).collect();
     println!(
         "Seconds are the least of {} rounds at most, with the median in brackets. Memory is the \
-         peak sum of resident pages over the whole tree of processes.\n",
+         peak of resident pages of the whole tree of processes, shared ones counted once.\n",
         options.rounds
     );
     let mut header = vec!["scenario".to_owned(), "cofferdam, s".into(), "processor, s".into()];

@@ -1,7 +1,7 @@
 //! Runs one command and says what it took: time, processor time, and the peak memory of all its
 //! processes. What is run, and beside what, is for the caller.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 /// How often memory is looked at while a command runs.
-const SAMPLE: Duration = Duration::from_millis(5);
+const SAMPLE: Duration = Duration::from_millis(20);
 
 /// What one run took.
 #[derive(Clone, Copy, Debug)]
@@ -22,8 +22,8 @@ pub struct Cost {
     /// Processor time of the process and of its children, user and system, in seconds.
     pub processor: f64,
     /// Peak resident memory in bytes: the larger of what the kernel says of the largest single
-    /// process (`ru_maxrss`), and the largest sum over the tree of processes that was seen.
-    /// Pages that several processes share count in each, so this is an upper bound.
+    /// process (`ru_maxrss`), and the largest sum over the tree of processes that was seen, in
+    /// which a page that several processes share counts once (proportional set size).
     pub memory: u64,
 }
 
@@ -102,23 +102,24 @@ fn wait(pid: u32) -> io::Result<(i32, libc::rusage)> {
 fn sample(roots: &[u32], ended: &AtomicBool) -> u64 {
     let mut peak = 0;
     while !ended.load(Ordering::Relaxed) {
-        let mut sums = HashMap::new();
-        let mut left = roots.to_vec();
+        let (mut seen, mut left, mut sum) = (HashSet::new(), roots.to_vec(), 0);
         while let Some(pid) = left.pop() {
-            if sums.insert(pid, resident(pid)).is_none() {
+            if seen.insert(pid) {
+                sum += resident(pid);
                 children(pid, &mut left);
             }
         }
-        peak = peak.max(sums.values().sum());
+        peak = peak.max(sum);
         std::thread::sleep(SAMPLE);
     }
     peak
 }
 
-/// Resident bytes of a process; zero when it has ended. Format: proc(5), `status`.
+/// Resident bytes of a process, its share of shared ones; zero when it has ended. Format:
+/// proc(5), `smaps_rollup`.
 fn resident(pid: u32) -> u64 {
-    let Ok(text) = fs::read_to_string(format!("/proc/{pid}/status")) else { return 0 };
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let Ok(text) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else { return 0 };
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
     let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kibibytes.unwrap_or(0) * 1024
 }

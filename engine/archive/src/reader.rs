@@ -72,6 +72,11 @@ impl<S: Read> Tar<S> {
         Self { source, offset: 0, remaining: 0, padding: 0 }
     }
 
+    /// How far the stream has been read: after [`Tar::next`], where the contents begin.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// What is left of the stream: after the last entry, what follows the end of the archive.
     pub fn into_inner(self) -> S {
         self.source

@@ -1,10 +1,11 @@
 //! Turns a graph of ops into the solver's vertices.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use cofferdam_llb::{Graph, NetMode, OpKind, SecurityMode};
+use cofferdam_llb::{Graph, NetMode, OpKind, SecurityMode, Vertex};
 use cofferdam_solver::Edge;
+use cofferdam_source::Form;
 use cofferdam_types::{Digest, Hasher};
 
 use crate::engine::Shared;
@@ -36,7 +37,9 @@ impl OpGraph {
     ) -> Result<Self, Error> {
         let mut digests: HashMap<Digest, Digest> = HashMap::new();
         let mut vertices = HashMap::new();
-        for vertex in graph.reachable(&edge) {
+        let order = graph.reachable(&edge);
+        let mounted = mounted(&order);
+        for vertex in order {
             let of_client = match &vertex.op.kind {
                 OpKind::Source(source) => {
                     source.identifier.starts_with("local://")
@@ -60,7 +63,11 @@ impl OpGraph {
                 .iter()
                 .map(|input| Edge { vertex: own(input), output: input.output })
                 .collect();
-            let op = OpVertex::new(context.clone(), vertex.clone(), digest, inputs);
+            let form = match mounted.contains(&vertex.digest) {
+                true => Form::Directory,
+                false => Form::Archive,
+            };
+            let op = OpVertex::new(context.clone(), vertex.clone(), digest, inputs, form);
             digests.insert(vertex.digest, digest);
             vertices.insert(digest, Arc::new(op));
         }
@@ -69,6 +76,29 @@ impl OpGraph {
             .ok_or_else(|| Error::Internal(format!("{} is not in the graph", edge.vertex)))?;
         Ok(Self { vertices, edge: Edge { vertex, output: edge.output } })
     }
+}
+
+/// The vertices of which a step mounts a result, or something that has its layers. `order` has
+/// each vertex behind its inputs.
+fn mounted(order: &[&Arc<Vertex>]) -> HashSet<Digest> {
+    let mut mounted = HashSet::new();
+    for vertex in order.iter().rev() {
+        let inputs = &vertex.op.inputs;
+        let passed_on = mounted.contains(&vertex.digest);
+        let needed: Vec<&cofferdam_llb::Edge> = match &vertex.op.kind {
+            OpKind::Exec(_) => inputs.iter().collect(),
+            OpKind::Merge(_) | OpKind::Diff(_) if passed_on => inputs.iter().collect(),
+            // What a copy takes from is not below what it makes. Larger numbers are results of
+            // earlier actions.
+            OpKind::File(file) if passed_on => {
+                let bases = file.actions.iter().filter_map(|action| action.input);
+                bases.filter_map(|base| inputs.get(base as usize)).collect()
+            }
+            _ => continue,
+        };
+        mounted.extend(needed.into_iter().map(|input| input.vertex));
+    }
+    mounted
 }
 
 /// Refuses what the user did not grant, also where a result is known or another build is at it.

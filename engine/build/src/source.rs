@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cofferdam_llb::SourceOp;
 use cofferdam_registry::Reference;
 use cofferdam_solver::{Context, Leaf};
-use cofferdam_source::{Filter, Layout, LocalScan, Origin, ResolvedImage, scan_directory};
+use cofferdam_source::{Filter, Form, Layout, LocalScan, Origin, ResolvedImage, scan_directory};
 use cofferdam_store::Snapshot;
 use cofferdam_types::{Digest, Platform};
 
@@ -90,10 +90,11 @@ pub(crate) async fn resolve(
     }
 }
 
-/// Brings a source into the store.
+/// Brings a source into the store, its layers in this form.
 pub(crate) async fn fetch(
     context: &BuildContext,
     source: &ResolvedSource,
+    form: Form,
     progress: &Context,
 ) -> Result<Snapshot, Error> {
     match source {
@@ -103,7 +104,7 @@ pub(crate) async fn fetch(
             let report = Arc::new(move |blob: &Digest, current, total| {
                 progress.status(status(&blob.to_string(), current, total));
             });
-            Ok(context.engine.images.pull(origin, image, report).await?)
+            Ok(context.engine.images.pull(origin, image, form, report).await?)
         }
         ResolvedSource::Local(scan) => {
             let (store, scan) = (context.engine.store.clone(), scan.clone());

@@ -88,7 +88,8 @@ impl StoreLayer {
         let layer = any
             .downcast::<Self>()
             .map_err(|_| Error::Internal("a layer of another operation".into()))?;
-        Ok(layer.lock().clone().finish())
+        // The component has ended: nobody looks at what it made any more.
+        Ok(std::mem::replace(&mut *layer.lock(), LayerBuilder::new(None)).finish())
     }
 
     fn lock(&self) -> MutexGuard<'_, LayerBuilder> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cofferdam_llb::{Op, OpKind};
 use cofferdam_solver::{Change, Context, Edge, InputKey, Key, Leaf, Vertex, VertexError};
+use cofferdam_source::Form;
 use cofferdam_store::{Selection, Snapshot, Store, hash_tree};
 use cofferdam_types::{Digest, Hasher};
 use tokio::sync::OnceCell;
@@ -20,6 +21,8 @@ pub(crate) struct OpVertex {
     vertex: Arc<cofferdam_llb::Vertex>,
     digest: Digest,
     inputs: Vec<Edge>,
+    /// How a source keeps what it fetches.
+    form: Form,
     /// What a source turned out to be when its key was asked for.
     resolved: OnceCell<ResolvedSource>,
 }
@@ -37,8 +40,9 @@ impl OpVertex {
         vertex: Arc<cofferdam_llb::Vertex>,
         digest: Digest,
         inputs: Vec<Edge>,
+        form: Form,
     ) -> Self {
-        Self { context, vertex, digest, inputs, resolved: OnceCell::new() }
+        Self { context, vertex, digest, inputs, form, resolved: OnceCell::new() }
     }
 
     /// The digest that the op has in LLB.
@@ -78,7 +82,7 @@ impl OpVertex {
         match &op.kind {
             OpKind::Source(_) => {
                 let resolved = self.resolved(progress).await?;
-                Ok(vec![source::fetch(&self.context, resolved, progress).await?])
+                Ok(vec![source::fetch(&self.context, resolved, self.form, progress).await?])
             }
             OpKind::Exec(_) => {
                 exec::run(&self.context, op, self.vertex.name(), inputs, progress).await

@@ -21,14 +21,19 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// The state directory: what the flag or the environment says, else the usual place.
 ///
 /// # Errors
-/// When there is no home directory to put it in.
+/// When there is no home directory to put it in, or a relative path is below no directory.
 pub fn state_directory(
     flag: Option<PathBuf>,
     env: Environment<'_>,
     is_root: bool,
 ) -> Result<PathBuf, Error> {
     if let Some(root) = flag.or_else(|| path(env, "COFFERDAM_ROOT")) {
-        return Ok(root);
+        // Steps are started elsewhere.
+        return std::path::absolute(&root).map_err(|source| Error::File {
+            action: "find the state directory",
+            path: root,
+            source,
+        });
     }
     if is_root {
         return Ok("/var/lib/cofferdam".into());
@@ -155,6 +160,8 @@ mod tests {
         check(Some("/flag"), &[("COFFERDAM_ROOT", "/env"), home], true, "/flag");
         check(None, &[("COFFERDAM_ROOT", "/env"), home], true, "/env");
         check(None, &[("COFFERDAM_ROOT", ""), home], true, "/var/lib/cofferdam");
+        let here = std::env::current_dir().expect("the tests have one").join("here");
+        check(Some("here"), &[], true, &here.display().to_string());
         check(None, &[home], false, "/home/me/.local/share/cofferdam");
         check(None, &[("XDG_DATA_HOME", "/data"), home], false, "/data/cofferdam");
         check(None, &[("XDG_DATA_HOME", "data"), home], false, "/home/me/.local/share/cofferdam");

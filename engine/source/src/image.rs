@@ -15,7 +15,7 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
 use crate::settle::settle;
-use crate::unpack::unpack;
+use crate::unpack::{Form, unpack};
 use crate::{Error, Layout, Result};
 
 /// Indexes in indexes that are followed.
@@ -156,7 +156,7 @@ impl ImageSource {
     }
 
     /// Brings the layers of an image into the store. `progress` is told how many bytes of which
-    /// blob came, and of how many.
+    /// blob came, and of how many. Layers that are not there yet get this form.
     ///
     /// # Errors
     /// When a layer cannot be fetched, is not what its digests say, or does not unpack.
@@ -164,13 +164,14 @@ impl ImageSource {
         &self,
         origin: &Origin,
         image: &ResolvedImage,
+        form: Form,
         progress: Progress,
     ) -> Result<Snapshot> {
         let layers: Vec<_> =
             image.manifest.layers.iter().cloned().zip(image.diff_ids.iter().copied()).collect();
         let layers: Vec<UnpackedLayer> = futures::stream::iter(layers)
             .map(|(descriptor, diff_id)| {
-                self.layer(origin.clone(), descriptor, diff_id, progress.clone())
+                self.layer(origin.clone(), descriptor, diff_id, form, progress.clone())
             })
             .buffered(CONCURRENT_LAYERS)
             .try_collect()
@@ -265,16 +266,17 @@ impl ImageSource {
         origin: Origin,
         descriptor: Descriptor,
         diff_id: Digest,
+        form: Form,
         progress: Progress,
     ) -> Result<UnpackedLayer> {
         if let Some(layer) = self.store.unpacked_layer(&diff_id)? {
             return Ok(layer);
         }
-        match self.fetch(&origin, &descriptor, diff_id, &progress).await {
+        match self.fetch(&origin, &descriptor, diff_id, form, &progress).await {
             // Bytes that were changed on the way, or are wrong at a mirror, are right next time.
             Err(Error::Registry(error)) if error.kind() == ErrorKind::WrongContents => {
                 tracing::debug!(%error, "fetched once more");
-                self.fetch(&origin, &descriptor, diff_id, &progress).await
+                self.fetch(&origin, &descriptor, diff_id, form, &progress).await
             }
             result => result,
         }
@@ -286,6 +288,7 @@ impl ImageSource {
         origin: &Origin,
         descriptor: &Descriptor,
         diff_id: Digest,
+        form: Form,
         progress: &Progress,
     ) -> Result<UnpackedLayer> {
         let store = self.store.clone();
@@ -298,7 +301,7 @@ impl ImageSource {
             let _keep = store.keep();
             let writer = store.new_blob()?;
             let mut tee = Tee { receiver, chunk: Bytes::new(), writer, failed: None };
-            let unpacked = unpack(&store, &name, &mut tee, Some(&diff_id)).and_then(|unpacked| {
+            let unpacked = unpack(&store, &name, &mut tee, Some(&diff_id), form).and_then(|unpacked| {
                 // What follows the compressed archive belongs to the blob's digest too.
                 io::copy(&mut tee, &mut io::sink()).map_err(|error| Error::Layer {
                     layer: name.clone(),

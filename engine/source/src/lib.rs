@@ -14,4 +14,4 @@ pub use error::{Error, Result};
 pub use image::{ImageSource, Origin, Progress, ResolvedImage};
 pub use layout::Layout;
 pub use local::{Filter, LocalScan, scan_directory};
-pub use unpack::{Unpacked, unpack};
+pub use unpack::{Form, Unpacked, unpack};

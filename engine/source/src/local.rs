@@ -8,14 +8,18 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use cofferdam_patterns::{Glob, Matcher, ParentMatch, has_wildcard};
-use cofferdam_store::{Attributes, Keep, Name, Node, NodeKind, Regular, Store};
+use cofferdam_store::{Attributes, Keep, LocalFile, Name, Node, NodeKind, Regular, Store};
 use cofferdam_types::Digest;
+use rayon::iter::ParallelIterator as _;
+use rayon::slice::ParallelSlice as _;
 
 use crate::Result;
 use crate::error::IoContext;
 
 /// How many symlinks a followed path may lead through.
 const MAX_LINKS: usize = 255;
+/// Names of a directory that one core looks at before another could take some.
+const NAMES_AT_ONCE: usize = 32;
 
 /// Which files of a directory are needed. Patterns are those of `.dockerignore`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,42 +63,62 @@ pub fn scan_directory(store: &Store, directory: &Path, filter: &Filter) -> Resul
     for path in &filter.follow {
         follow(&directory, path, &mut wanted)?;
     }
-    let mut walk = Walk {
+    let walk = Walk {
         include: (!filter.include.is_empty()).then(|| Matcher::new(&filter.include)).transpose()?,
         exclude: Matcher::new(&filter.exclude)?,
-        files: Vec::new(),
-        links: HashMap::new(),
     };
     let mut root = Node::empty_root();
     let state = (ParentMatch::default(), ParentMatch::default());
-    if let Some(children) = walk.directory(&directory, "", &wanted, &state, true)? {
+    let mut files = Vec::new();
+    // What is known of the files is read while they are looked at.
+    let (children, index) = std::thread::scope(|scope| {
+        let index = scope.spawn(|| store.local_index(&directory));
+        let children = walk.directory(&directory, "", &wanted, &state, true, &mut files);
+        (children, index.join().expect("reading an index does not panic"))
+    });
+    if let Some(children) = children? {
         root.as_directory_mut().expect("made as a directory above").children = children;
     }
-    let mut index = store.local_index(&directory)?;
-    let read = index.files(&walk.files)?;
+    let mut index = index?;
+    let read = index.files(&files)?;
     index.save()?;
     let bytes = read.iter().map(|file| file.size).sum();
-    let mut read = read.into_iter();
-    fill(&mut root, &mut read);
+    let mut fill = Fill { found: files.iter().zip(read), links: HashMap::new() };
+    fill.node(&mut root);
     let digest = store.hash_edits(&root)?;
-    Ok(LocalScan { root, digest, files: walk.files.len(), bytes, _keep: keep })
+    Ok(LocalScan { root, digest, files: files.len(), bytes, _keep: keep })
 }
 
-/// Puts where the bytes are into the regular files, in the order in which the walk found them.
-fn fill(node: &mut Node, read: &mut impl Iterator<Item = cofferdam_store::LocalFile>) {
-    match &mut node.kind {
-        NodeKind::Directory(directory) => {
-            for child in directory.children.values_mut() {
-                fill(child, read);
+/// A regular file that is needed: its path inside, where it is, and what `stat` said.
+type Needed = (Box<[u8]>, PathBuf, Metadata);
+
+/// Puts where the bytes are into the regular files, in the order in which the walk found them,
+/// and which of them are hard links of one file.
+struct Fill<I> {
+    found: I,
+    /// Numbers of groups, by device and inode.
+    links: HashMap<(u64, u64), u64>,
+}
+
+impl<'a, I: Iterator<Item = (&'a Needed, LocalFile)>> Fill<I> {
+    fn node(&mut self, node: &mut Node) {
+        match &mut node.kind {
+            NodeKind::Directory(directory) => {
+                directory.children.values_mut().for_each(|child| self.node(child));
             }
+            NodeKind::Regular(regular) => {
+                let ((_, _, metadata), file) =
+                    self.found.next().expect("one file was read for each regular node");
+                regular.content = file.content;
+                regular.size = file.size;
+                regular.digest = Some(file.digest);
+                regular.link_group = (metadata.nlink() > 1).then(|| {
+                    let next = self.links.len() as u64 + 1;
+                    *self.links.entry((metadata.dev(), metadata.ino())).or_insert(next)
+                });
+            }
+            _ => {}
         }
-        NodeKind::Regular(regular) => {
-            let file = read.next().expect("one file was read for each regular node");
-            regular.content = file.content;
-            regular.size = file.size;
-            regular.digest = Some(file.digest);
-        }
-        _ => {}
     }
 }
 
@@ -182,26 +206,28 @@ fn on_disk(root: &Path, names: &[Name]) -> PathBuf {
     path
 }
 
+/// What some names of a directory turned out to be, and the regular files among and below them.
+type Part = (Vec<(Name, Node)>, Vec<Needed>);
+
 /// What the include and exclude patterns said about a directory.
 type State = (ParentMatch, ParentMatch);
 
 struct Walk {
     include: Option<Matcher>,
     exclude: Matcher,
-    files: Vec<(Box<[u8]>, PathBuf, Metadata)>,
-    links: HashMap<(u64, u64), u64>,
 }
 
 impl Walk {
     /// What is wanted of a directory; `None` when nothing is, and the directory itself was not
-    /// asked for either.
+    /// asked for either. The regular files are added to `files` in the order of the manifest.
     fn directory(
-        &mut self,
+        &self,
         path: &Path,
         inside: &str,
         wanted: &Wanted,
         state: &State,
         itself: bool,
+        files: &mut Vec<Needed>,
     ) -> Result<Option<BTreeMap<Name, Node>>> {
         let mut names: Vec<Name> = if wanted.all {
             let entries = fs::read_dir(path).io("cannot list", path)?;
@@ -214,33 +240,47 @@ impl Walk {
         // The order of the manifest: files are matched up with their nodes by it.
         names.sort();
         let everything = Wanted { all: true, children: BTreeMap::new() };
-        let mut children = BTreeMap::new();
-        for name in names {
-            let below = if wanted.all { &everything } else { &wanted.children[&name] };
-            let child = path.join(std::ffi::OsStr::from_bytes(&name));
-            let metadata = match fs::symlink_metadata(&child) {
-                Ok(metadata) => metadata,
-                // A path that a COPY names may not exist; one that was listed may be gone.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error).io("cannot stat", &child),
-            };
-            let text = String::from_utf8_lossy(&name);
-            let inside = if inside.is_empty() { text.into() } else { format!("{inside}/{text}") };
-            if let Some(node) = self.node(&child, &inside, &metadata, below, state)? {
-                children.insert(name, node);
+        let look = |names: &[Name]| {
+            let (mut children, mut files) = (Vec::new(), Vec::new());
+            for name in names {
+                let below = if wanted.all { &everything } else { &wanted.children[name] };
+                let child = path.join(std::ffi::OsStr::from_bytes(name));
+                let text = String::from_utf8_lossy(name);
+                let inside =
+                    if inside.is_empty() { text.into() } else { format!("{inside}/{text}") };
+                if let Some(node) = self.node(&child, &inside, below, state, &mut files)? {
+                    children.push((name.clone(), node));
+                }
             }
+            Ok::<Part, crate::Error>((children, files))
+        };
+        // Many names are looked at on all cores.
+        let parts: Vec<Part> = match names.len() {
+            ..=NAMES_AT_ONCE => vec![look(&names)?],
+            _ => names.par_chunks(NAMES_AT_ONCE).map(look).collect::<Result<_>>()?,
+        };
+        let mut children = BTreeMap::new();
+        for (part, needed) in parts {
+            children.extend(part);
+            files.extend(needed);
         }
         Ok((itself || !children.is_empty()).then_some(children))
     }
 
     fn node(
-        &mut self,
+        &self,
         path: &Path,
         inside: &str,
-        metadata: &Metadata,
         wanted: &Wanted,
         (included, excluded): &State,
+        files: &mut Vec<Needed>,
     ) -> Result<Option<Node>> {
+        let metadata = match fs::symlink_metadata(path) {
+            Ok(metadata) => metadata,
+            // A path that a COPY names may not exist; one that was listed may be gone.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).io("cannot stat", path),
+        };
         let (is_included, included) = match &self.include {
             Some(include) => include.matches(inside, included),
             None => (true, ParentMatch::default()),
@@ -257,17 +297,18 @@ impl Walk {
                 return Ok(None);
             }
             let state = (included, excluded);
-            let Some(children) = self.directory(path, inside, wanted, &state, itself)? else {
+            let Some(children) = self.directory(path, inside, wanted, &state, itself, files)?
+            else {
                 return Ok(None);
             };
-            let mut node = Node::directory(attributes(path, metadata));
+            let mut node = Node::directory(attributes(path, &metadata));
             node.as_directory_mut().expect("made as a directory above").children = children;
             return Ok(Some(node));
         }
         if !itself || kind.is_socket() {
             return Ok(None);
         }
-        let attributes = attributes(path, metadata);
+        let attributes = attributes(path, &metadata);
         let device = metadata.rdev();
         let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
         let kind = if kind.is_symlink() {
@@ -280,14 +321,10 @@ impl Walk {
         } else if kind.is_fifo() {
             NodeKind::Fifo
         } else {
-            let link_group = (metadata.nlink() > 1).then(|| {
-                let next = self.links.len() as u64 + 1;
-                *self.links.entry((metadata.dev(), metadata.ino())).or_insert(next)
-            });
-            self.files.push((inside.as_bytes().into(), path.to_owned(), metadata.clone()));
-            // `fill` replaces this once the bytes are in the store.
+            files.push((inside.as_bytes().into(), path.to_owned(), metadata));
+            // `Fill` replaces this once the bytes are in the store.
             let content = cofferdam_store::Content::nowhere();
-            NodeKind::Regular(Regular { size: 0, content, digest: None, link_group })
+            NodeKind::Regular(Regular { size: 0, content, digest: None, link_group: None })
         };
         Ok(Some(Node { attributes, kind }))
     }

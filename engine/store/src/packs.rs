@@ -149,10 +149,14 @@ impl PackWriter {
         self.pack.store.pack_path(self.id)
     }
 
+    /// Where the first byte is.
+    pub fn start(&self) -> Content {
+        Content::Pack { pack: self.id, offset: self.start }
+    }
+
     /// Where the bytes are, how many, and their digest.
     pub fn finish(self) -> (Content, u64, Digest) {
-        let content = Content::Pack { pack: self.id, offset: self.start };
-        (content, self.written, self.hasher.finish())
+        (self.start(), self.written, self.hasher.finish())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use cofferdam_source::unpack;
+use cofferdam_source::{Form, unpack};
 use cofferdam_types::Digest;
 use expect_test::{Expect, expect};
 
@@ -270,10 +270,13 @@ fn what_follows_the_end_counts_for_the_digest_only() {
     let (_dir, store) = store();
     let expected = Digest::of(&data);
     for packed in [data.clone(), gzip(&data)] {
-        let unpacked = unpack(&store, "layer", packed.as_slice(), Some(&expected)).expect("valid");
-        assert_eq!(unpacked.diff_id, expected);
-        let layer = store.layer(unpacked.layer.id()).expect("it is there");
-        assert!(layer.root.get(b"f").is_some());
+        for form in [Form::Directory, Form::Archive] {
+            let unpacked = unpack(&store, "layer", packed.as_slice(), Some(&expected), form);
+            let unpacked = unpacked.expect("valid");
+            assert_eq!(unpacked.diff_id, expected);
+            let layer = store.layer(unpacked.layer.id()).expect("it is there");
+            assert!(layer.root.get(b"f").is_some());
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
-use cofferdam_source::{Unpacked, unpack};
+use cofferdam_source::{Form, Unpacked, unpack};
 use cofferdam_store::{Node, NodeKind, Store};
 use cofferdam_types::Digest;
 use tempfile::TempDir;
@@ -125,11 +125,19 @@ pub fn store() -> (TempDir, Store) {
     (dir, store)
 }
 
-/// Unpacks what is expected to be right, and checks that the directory is what the manifest says.
+/// Unpacks what is expected to be right, in both forms, which have to be the same layer.
 #[track_caller]
 pub fn shown(data: &[u8]) -> String {
+    let [directory, archive] = [Form::Directory, Form::Archive].map(|form| shown_as(data, form));
+    assert_eq!(directory, archive, "the two forms");
+    directory
+}
+
+/// Unpacks to one form, and checks that the directory is what the manifest says.
+#[track_caller]
+fn shown_as(data: &[u8], form: Form) -> String {
     let (_dir, store) = store();
-    let Unpacked { layer, .. } = unpack(&store, "layer", data, None).expect("a valid layer");
+    let Unpacked { layer, .. } = unpack(&store, "layer", data, None, form).expect("a valid layer");
     let committed = store.layer(layer.id()).expect("it is there");
     let manifest = show(&committed.root);
     let on_disk = store.new_layer_dir().expect("a directory");
@@ -158,12 +166,17 @@ pub fn shown(data: &[u8]) -> String {
 /// The error, after which there must be nothing left.
 #[track_caller]
 pub fn refused(data: &[u8], expected: Option<&Digest>) -> String {
-    let (_dir, store) = store();
-    unpack(&store, "first", tar(&[file("kept", "K")]).as_slice(), None).expect("a valid layer");
-    let before = names(store.root());
-    let error = unpack(&store, "layer", data, expected).expect_err("it has to be refused");
-    assert_eq!(before, names(store.root()), "what is left behind");
-    error.to_string()
+    let [directory, archive] = [Form::Directory, Form::Archive].map(|form| {
+        let (_dir, store) = store();
+        let first = tar(&[file("kept", "K")]);
+        unpack(&store, "first", first.as_slice(), None, form).expect("a valid layer");
+        let before = names(store.root());
+        let refused = unpack(&store, "layer", data, expected, form);
+        assert_eq!(before, names(store.root()), "what is left behind");
+        refused.expect_err("it has to be refused").to_string()
+    });
+    assert_eq!(directory, archive, "the two forms");
+    directory
 }
 
 /// All that is in the state directory but the database's own files.
@@ -184,7 +197,8 @@ fn names(root: &Path) -> Vec<String> {
             names.push(path.display().to_string());
         }
     }
-    names.retain(|name| !name.contains("state.db"));
+    // A pack that no layer refers to is for the store's garbage collection.
+    names.retain(|name| !name.contains("state.db") && !name.contains("/packs/"));
     names.sort();
     names
 }
