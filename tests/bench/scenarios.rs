@@ -94,6 +94,22 @@ pub const RUNS: [&str; 2] = ["1 RUN", "20 RUN"];
 /// All of them.
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
+        name: "pull Debian and one RUN, from empty",
+        dockerfile: || "ARG REGISTRY\nFROM ${REGISTRY}/debian\nRUN true\n".to_owned(),
+        start: Start::Empty,
+        recorded: Some(2.3),
+        target: Some(0.4),
+        ..PLAIN
+    },
+    Scenario {
+        name: "pull Debian and COPY one file, from empty",
+        dockerfile: || "ARG REGISTRY\nFROM ${REGISTRY}/debian\nCOPY Dockerfile /\n".to_owned(),
+        start: Start::Empty,
+        recorded: Some(2.3),
+        target: Some(0.2),
+        ..PLAIN
+    },
+    Scenario {
         name: "nothing changed, 10 steps",
         dockerfile: || runs(10),
         recorded: Some(0.06),
@@ -181,22 +197,6 @@ pub const SCENARIOS: &[Scenario] = &[
         output: Output::Archive("gzip"),
         recorded: Some(3.5),
         target: Some(0.3),
-        ..PLAIN
-    },
-    Scenario {
-        name: "pull Debian and one RUN, from empty",
-        dockerfile: || "ARG REGISTRY\nFROM ${REGISTRY}/debian\nRUN true\n".to_owned(),
-        start: Start::Empty,
-        recorded: Some(2.3),
-        target: Some(0.4),
-        ..PLAIN
-    },
-    Scenario {
-        name: "pull Debian and COPY one file, from empty",
-        dockerfile: || "ARG REGISTRY\nFROM ${REGISTRY}/debian\nCOPY Dockerfile /\n".to_owned(),
-        start: Start::Empty,
-        recorded: Some(2.3),
-        target: Some(0.2),
         ..PLAIN
     },
     Scenario {

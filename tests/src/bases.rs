@@ -194,6 +194,15 @@ pub fn updated(base: &Layout, addition: TarWriter, directory: &Path) -> Result<L
     Ok(layout)
 }
 
+/// The digest of the one layer of [`busybox`] for this machine.
+///
+/// # Errors
+/// As [`busybox`].
+pub fn busybox_layer_digest() -> Result<String> {
+    let image = busybox()?.image(&oci_architecture()?)?;
+    Ok(image.manifest["layers"][0]["digest"].as_str().unwrap_or_default().to_owned())
+}
+
 /// This machine's architecture, by its OCI name.
 ///
 /// # Errors

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::command::{command, run};
 use crate::progress::{self, Event, Step};
 use crate::twice::Made;
 
@@ -56,6 +57,19 @@ impl Cofferdam {
     #[must_use]
     pub fn home(&self) -> &Path {
         self.home.path()
+    }
+
+    /// The same program with a copy of this one's state directory, in which what was compiled and
+    /// cached need not be made again.
+    ///
+    /// # Errors
+    /// The copy fails.
+    pub fn copy(&self) -> Result<Self> {
+        let copy = Self::new()?;
+        if self.root().exists() {
+            run(command("cp", ["-a"]).arg(self.root()).arg(copy.root()))?;
+        }
+        Ok(copy)
     }
 
     /// The state directory (`--root`).

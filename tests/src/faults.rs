@@ -29,6 +29,10 @@ pub enum Fault {
     Revoke,
     /// The request is passed on after this time.
     Delay(Duration),
+    /// The request is passed on, and the connection reset in place of the answer.
+    Unanswered,
+    /// The request is passed on, and nothing comes in place of the answer.
+    Silent,
     /// The connection is reset after this many bytes of the answer's body.
     Reset(u64),
     /// The connection is closed in good order after this many bytes of the answer's body.
@@ -191,7 +195,7 @@ impl Chance {
         // Early, so that small answers are hit as well, or late.
         let size = [40, 2_000, 900_000][usize::try_from(self.below(3)).unwrap_or_default()];
         let at = self.below(size);
-        Some(match self.below(14) {
+        Some(match self.below(16) {
             0 => Fault::Status(500),
             1 => Fault::Status(503),
             2 => Fault::Later(429, "0".into()),
@@ -205,6 +209,8 @@ impl Chance {
             10 => Fault::WrongByte(at),
             11 => Fault::NoRange,
             12 => Fault::CutUpload(at),
+            13 => Fault::Unanswered,
+            14 => Fault::Silent,
             _ => Fault::WrongUpload(at),
         })
     }
@@ -271,6 +277,14 @@ impl Exchange {
             _ => copy(&mut client, &mut server, length)?,
         }
         let answer = read_head(&mut server)?.unwrap_or_default();
+        match fault {
+            Some(Fault::Unanswered) => return reset(&client),
+            Some(Fault::Silent) => {
+                thread::sleep(STALL);
+                return Ok(());
+            }
+            _ => {}
+        }
         client.write_all(closing(&answer).as_bytes())?;
         match fault {
             Some(Fault::Truncate(at)) => copy(&mut server, &mut client, at)?,

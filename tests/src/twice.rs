@@ -132,7 +132,7 @@ impl Image {
         way: Way,
     ) -> Result<Outcome> {
         let mut plan = Plan { home: home.to_owned(), context: context.to_owned(), ..plan.clone() };
-        let dest = format!("type=oci,rewrite-timestamp=true,dest={}", self.archive.display());
+        let dest = format!("type=oci,dest={}", self.archive.display());
         plan.arguments =
             arguments.iter().cloned().chain(["--output".into(), dest.into()]).collect();
         if !plan.environment.iter().any(|(name, _)| name == "SOURCE_DATE_EPOCH") {

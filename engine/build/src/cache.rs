@@ -98,7 +98,7 @@ impl Cache<Snapshot> for StoreCache {
     }
 
     async fn load(&self, identity: &Digest) -> Option<Snapshot> {
-        Some(log(self.0.record_by_identity(identity)).flatten()?.snapshot)
+        log(self.0.peek(identity)).flatten()
     }
 }
 

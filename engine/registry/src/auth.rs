@@ -69,6 +69,17 @@ pub(crate) struct Session {
     expires: Option<Instant>,
 }
 
+/// What a registry that refused us wants to see.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// It did not say.
+    Nothing,
+    /// A password, which is the same every time.
+    Password,
+    /// A token, of which there are always new ones.
+    Token,
+}
+
 /// How a registry wants to be told who we are.
 #[derive(Clone)]
 enum Challenge {
@@ -81,18 +92,18 @@ impl Auth {
         Self { registry: registry.into(), credentials, state: Mutex::default() }
     }
 
-    /// The session for a scope, and whether it has been used before.
+    /// The session for a scope.
     pub(crate) async fn session(
         &self,
         scope: &Scope,
         transport: &Transport,
         patience: Duration,
-    ) -> Result<(Arc<Session>, bool), Problem> {
+    ) -> Result<Arc<Session>, Problem> {
         let mut state = self.state.lock().await;
         if let Some(session) = state.sessions.get(scope)
             && session.expires.is_none_or(|expires| Instant::now() < expires)
         {
-            return Ok((session.clone(), true));
+            return Ok(session.clone());
         }
         let session = match &state.challenge {
             None => Session::default(),
@@ -100,18 +111,17 @@ impl Auth {
         };
         let session = Arc::new(session);
         state.sessions.insert(scope.clone(), session.clone());
-        Ok((session, false))
+        Ok(session)
     }
 
-    /// Takes in that the registry refused a session, and what it wants instead. Says whether
-    /// there is anything that could be presented.
+    /// Takes in that the registry refused a session, and gives what it wants instead.
     pub(crate) async fn refused(
         &self,
         scope: &Scope,
         session: &Arc<Session>,
         headers: &HeaderMap,
         https: bool,
-    ) -> Result<bool, Problem> {
+    ) -> Result<Wish, Problem> {
         let mut state = self.state.lock().await;
         if state.sessions.get(scope).is_some_and(|known| Arc::ptr_eq(known, session)) {
             state.sessions.remove(scope);
@@ -120,7 +130,11 @@ impl Auth {
             state.challenge = Some(challenge);
             state.sessions.retain(|_, session| session.authorization.is_some());
         }
-        Ok(state.challenge.is_some())
+        Ok(match state.challenge {
+            None => Wish::Nothing,
+            Some(Challenge::Basic) => Wish::Password,
+            Some(Challenge::Bearer { .. }) => Wish::Token,
+        })
     }
 
     async fn authorize(

@@ -13,7 +13,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap};
 use reqwest::{Method, Response, StatusCode, Url};
 use tokio::sync::Semaphore;
 
-use crate::auth::{Scope, Session};
+use crate::auth::{Scope, Session, Wish};
 use crate::credentials::{Anonymous, Credentials};
 use crate::error::{Error, ErrorKind, Problem};
 use crate::host::Host;
@@ -213,7 +213,7 @@ enum Door {
     Unknown,
     /// It was refused, and had nothing to show.
     Anonymous,
-    /// It was refused with a permission that had been good before.
+    /// It was refused with a token that may have been good before.
     Expired,
     /// It was refused for good.
     Closed,
@@ -237,7 +237,7 @@ pub(crate) struct Operation {
     door: Door,
     /// Whether we have shown who we are because we were asked to.
     challenged: bool,
-    /// Whether a permission was renewed; concurrent operations must not keep each other going.
+    /// Whether a token was renewed; concurrent operations must not keep each other going.
     renewed: bool,
     passed_over: Vec<String>,
     /// The registry's own problem, while mirrors are asked in its place.
@@ -309,13 +309,13 @@ impl Operation {
     }
 
     /// Gets permission, and writes it on the request where that goes to the registry itself.
-    async fn open(&mut self, call: &mut Call) -> Result<(Arc<Session>, bool), Problem> {
+    async fn open(&mut self, call: &mut Call) -> Result<Arc<Session>, Problem> {
         self.door = Door::Unknown;
         let Place { host, scope, .. } = &self.place;
         let patience = self.patience_for_answers();
         let session = host.auth.session(scope, &host.transport, patience).await?;
         let ours = call.url.origin() == host.base(patience).await?.origin();
-        if let Some(authorization) = session.0.authorization.as_ref().filter(|_| ours) {
+        if let Some(authorization) = session.authorization.as_ref().filter(|_| ours) {
             call.headers.insert(AUTHORIZATION, authorization.clone());
         }
         Ok(session)
@@ -325,7 +325,7 @@ impl Operation {
         &mut self,
         response: Response,
         sent_to: &Url,
-        (session, reused): (Arc<Session>, bool),
+        session: Arc<Session>,
     ) -> Result<Response, Problem> {
         let status = response.status();
         if status.is_success() {
@@ -342,11 +342,13 @@ impl Operation {
             let Place { host, scope, .. } = &self.place;
             let https = sent_to.scheme() == "https";
             let headers = response.headers();
-            let asked = host.auth.refused(scope, &session, headers, https).await?;
-            self.door = match (&session.authorization, reused) {
-                (None, _) if asked => Door::Anonymous,
-                (Some(_), true) => Door::Expired,
-                _ => Door::Closed,
+            let wish = host.auth.refused(scope, &session, headers, https).await?;
+            self.door = match (&session.authorization, wish) {
+                (_, Wish::Nothing) => Door::Closed,
+                (None, _) => Door::Anonymous,
+                // Tokens run out, and servers that gave them forget them.
+                (Some(_), Wish::Token) => Door::Expired,
+                (Some(_), Wish::Password) => Door::Closed,
             };
         }
         Err(error_of(response, self.patience()).await)

@@ -122,6 +122,23 @@ impl Store {
         self.find("SELECT id FROM records WHERE identity = ?1", identity)
     }
 
+    /// The result with this identity, for a look that does not count as a use: it must not change
+    /// what was used last.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn peek(&self, identity: &Digest) -> Result<Option<Snapshot>> {
+        let layers = {
+            let db = self.db();
+            let mut query = db
+                .prepare_cached("SELECT id FROM records WHERE identity = ?1 AND evicted IS NULL")?;
+            let id = query.query_row([identity.as_bytes()], |row| row.get(0)).optional()?;
+            let Some(id) = id else { return Ok(None) };
+            layers_of(&db, id)?
+        };
+        self.snapshot(&layers)
+    }
+
     /// Finds a record, notes that it is used, and holds its layers: all at once, so that nobody
     /// removes it in between.
     fn find(&self, sql: &str, digest: &Digest) -> Result<Option<Record>> {

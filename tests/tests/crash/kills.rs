@@ -16,7 +16,7 @@ use cofferdam_tests::{Cofferdam, Layout, Running, bases};
 use fastrand::Rng;
 use tempfile::TempDir;
 
-use crate::lab::{CLAMPED, Lab, VARIANTS, verify_clean};
+use crate::lab::{Lab, VARIANTS, verify_clean};
 use crate::leftovers;
 
 /// After so many rounds the store is looked at, and a new one begun.
@@ -172,10 +172,10 @@ fn start_build(
         1 => format!("type=tar,dest={}", path.display()),
         2 => {
             archive = Some(path.clone());
-            format!("type=oci,dest={}{CLAMPED}", path.display())
+            format!("type=oci,dest={}", path.display())
         }
-        3 => format!("type=registry,name={}{CLAMPED}", lab.registry.reference("made:latest")),
-        _ => format!("type=image,name=made-{}{CLAMPED}", random.u32(0..3)),
+        3 => format!("type=registry,name={}", lab.registry.reference("made:latest")),
+        _ => format!("type=image,name=made-{}", random.u32(0..3)),
     };
     let running = build.option("--output", output).spawn()?;
     Ok(Actor::Build { running: Box::new(running), project, variant, archive })

@@ -16,6 +16,7 @@ mod registry_faults;
 mod sandbox;
 mod storage;
 mod terminal;
+mod transfers;
 mod trees;
 mod why;
 mod wrong_input;

@@ -11,12 +11,6 @@ use crate::World;
 
 const DOCKERFILE: &str = "ARG REGISTRY\nFROM ${REGISTRY}/busybox:latest\nRUN echo it works\n";
 
-/// The digest of busybox's layer for this machine.
-fn layer() -> Result<String> {
-    let image = bases::busybox()?.image(&bases::oci_architecture()?)?;
-    Ok(image.manifest["layers"][0]["digest"].as_str().unwrap_or_default().to_owned())
-}
-
 #[test]
 fn lasting_faults_are_named_and_leave_nothing_behind() -> Result<()> {
     let cases: [(&str, Fault, &[&str]); 7] = [
@@ -28,7 +22,7 @@ fn lasting_faults_are_named_and_leave_nothing_behind() -> Result<()> {
         ("/blobs/", Fault::Truncate(100_000), &[]),
         ("/blobs/", Fault::WrongByte(0), &["digest"]),
     ];
-    let layer = layer()?;
+    let layer = bases::busybox_layer_digest()?;
     for (path, fault, says) in cases {
         let world = World::new()?;
         let proxy = FaultyRegistry::start(&world.registry)?;
@@ -54,7 +48,7 @@ fn lasting_faults_are_named_and_leave_nothing_behind() -> Result<()> {
 
 #[test]
 fn one_broken_transfer_is_tried_again() -> Result<()> {
-    let layer = layer()?;
+    let layer = bases::busybox_layer_digest()?;
     for fault in [Fault::Reset(100_000), Fault::Truncate(100_000), Fault::Status(503)] {
         let world = World::new()?;
         let proxy = FaultyRegistry::start(&world.registry)?;
@@ -91,7 +85,7 @@ fn an_unknown_image_is_named() -> Result<()> {
 
 #[test]
 fn an_unchanged_base_is_not_pulled_again() -> Result<()> {
-    let layer = layer()?;
+    let layer = bases::busybox_layer_digest()?;
     let world = World::new()?;
     let proxy = FaultyRegistry::start(&world.registry)?;
     let context = Context::new(DOCKERFILE)?;

@@ -53,6 +53,12 @@ fn every_step_that_runs_says_why() -> Result<()> {
     assert_reason(&changed, load, "file src/b.txt changed: \"2 bytes");
     assert_reason(&changed, COPY, &format!("input `{load}` changed: file src/b.txt changed"));
     assert_reason(&changed, CAT, &format!("input `{COPY}` changed"));
+    // Compared with what was built last.
+    context.mode("src/a.txt", 0o755)?;
+    let changed = build().run()?.succeeded();
+    assert_reason(&changed, load, "file src/a.txt changed: \"mode 644\" -> \"mode 755\"");
+    let input = format!("input `{load}` changed: file src/a.txt changed");
+    assert_reason(&changed, COPY, &input);
 
     context.file("Dockerfile", DOCKERFILE.replace("red", "blue"))?;
     let blue = build().run()?.succeeded();

@@ -119,7 +119,13 @@ fn what_is_remembered_of_results() {
     assert_eq!(by_name, [first]);
     assert_eq!(names(store.similar_start("[1/2] ", 9).expect("a database")), by_name);
     assert_eq!(names(store.similar_start("[2/2] ", 9).expect("a database")), []);
-    assert_eq!(names(store.similar_start("", 9).expect("a database")).len(), 2);
+    // What was used last comes first, and a look is no use.
+    let latest = || names(store.similar_start("", 9).expect("a database")).remove(0).1;
+    let _ = store.record(&digest("key1")).expect("a database");
+    assert_eq!(latest(), digest("a"));
+    assert!(store.peek(&digest("b")).expect("a database").is_some());
+    assert_eq!(latest(), digest("a"));
+    assert_eq!(store.peek(&digest("never there")).expect("a database"), None);
 }
 
 #[test]
