@@ -283,6 +283,24 @@ impl Running {
         Ok(())
     }
 
+    /// Waits until a step has begun whose name contains this text.
+    ///
+    /// # Errors
+    /// The program ended without; the error has what it said.
+    pub fn wait_for_step(&mut self, name: &str) -> Result<()> {
+        let begun = |outcome: &Outcome| {
+            let mut steps = outcome.steps().into_iter();
+            steps.any(|step| step.name.contains(name) && step.started.is_some())
+        };
+        while !begun(&self.outcome) {
+            let Ok(line) = self.lines.recv() else {
+                bail!("ended without beginning {name:?}:\n{}", self.outcome.report());
+            };
+            self.outcome.record(&line);
+        }
+        Ok(())
+    }
+
     /// Sends the program the signal of Ctrl-C.
     ///
     /// # Errors

@@ -40,6 +40,9 @@ pub enum Event {
         vertex: String,
         /// Whether the result was there already.
         cached: bool,
+        /// Whether nobody waited for it any more.
+        #[serde(default)]
+        canceled: bool,
         /// Why it failed.
         #[serde(default)]
         error: Option<String>,
@@ -82,6 +85,8 @@ pub struct Step {
     pub completed: Option<OffsetDateTime>,
     /// Whether its result was there already.
     pub cached: bool,
+    /// Whether nobody waited for it any more.
+    pub canceled: bool,
     /// Why it failed.
     pub error: Option<String>,
     /// How often it was started.
@@ -92,7 +97,7 @@ impl Step {
     /// Whether this step did its work in this build.
     #[must_use]
     pub fn executed(&self) -> bool {
-        self.completed.is_some() && !self.cached && self.started.is_some()
+        self.completed.is_some() && !self.cached && !self.canceled && self.started.is_some()
     }
 
     /// Whether the two steps ran at the same time.
@@ -118,6 +123,7 @@ pub fn steps(events: &[Event]) -> Vec<Step> {
                     started: None,
                     completed: None,
                     cached: false,
+                    canceled: false,
                     error: None,
                     starts: 0,
                 });
@@ -128,10 +134,11 @@ pub fn steps(events: &[Event]) -> Vec<Step> {
                     step.starts += 1;
                 }
             }
-            Event::Completed { vertex, cached, error, time } => {
+            Event::Completed { vertex, cached, canceled, error, time } => {
                 for step in steps.iter_mut().filter(|step| step.digest == *vertex) {
                     step.completed = Some(*time);
                     step.cached = *cached;
+                    step.canceled = *canceled;
                     step.error.clone_from(error);
                 }
             }

@@ -121,7 +121,7 @@ async fn one(
                     let names: Vec<_> = trees.iter().map(|(prefix, _)| prefix.as_str()).collect();
                     delete_others(&dest, &names)?;
                 }
-                Ok(Exported::default())
+                Ok(of_files(&trees))
             })
             .await
         }
@@ -129,10 +129,10 @@ async fn one(
             let images = images.clone();
             blocking(move || {
                 let trees = trees(&store, &images, files)?;
-                let trees: Vec<_> =
+                let named: Vec<_> =
                     trees.iter().map(|(prefix, tree)| (prefix.as_str(), tree)).collect();
-                to(&dest, |out| Ok(write_tar(&trees, out)?))?;
-                Ok(Exported::default())
+                to(&dest, |out| Ok(write_tar(&named, out)?))?;
+                Ok(of_files(&trees))
             })
             .await
         }
@@ -216,8 +216,13 @@ fn said(image: &BuiltImage, names: &[Reference]) -> Exported {
             _ => None,
         },
         names: names.iter().map(ToString::to_string).collect(),
+        size: image.size(),
         loaded: None,
     }
+}
+
+fn of_files(trees: &[(String, FileTree)]) -> Exported {
+    Exported { size: trees.iter().map(|(_, tree)| tree.size()).sum(), ..Exported::default() }
 }
 
 /// The files of each platform, with the directory that they go to.

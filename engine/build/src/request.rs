@@ -180,6 +180,8 @@ pub struct Exported {
     pub config: Option<Digest>,
     /// The names that it has or was pushed to.
     pub names: Vec<String>,
+    /// Bytes of the whole image as it is packed, or of the files.
+    pub size: u64,
     /// The engine that it was loaded into, and how many bytes that took.
     pub loaded: Option<Loaded>,
 }

@@ -80,8 +80,12 @@ pub(crate) async fn resolve(
                 exclude: list(op, "local.excludepatterns")?,
                 follow: list(op, "local.followpaths")?,
             };
-            let store = context.engine.store.clone();
-            let scan = blocking(move || Ok(scan_directory(&store, &directory, &filter)?)).await?;
+            let (store, reporter) = (context.engine.store.clone(), progress.clone());
+            let report = move |current, total| {
+                reporter.status(status("transferring", current, total));
+            };
+            let scan =
+                blocking(move || Ok(scan_directory(&store, &directory, &filter, &report)?)).await?;
             progress.status(status("transferring", scan.bytes, scan.bytes));
             Ok(ResolvedSource::Local(Arc::new(scan)))
         }

@@ -4,7 +4,7 @@
 use std::error::Error as _;
 use std::fmt::Write as _;
 
-use cofferdam_build::{Excerpt, Failure, Loaded, Response, Warning};
+use cofferdam_build::{Excerpt, Exported, Failure, Loaded, Response, Warning};
 use cofferdam_registry::Descriptor;
 
 use crate::error::Error;
@@ -97,8 +97,8 @@ pub fn warning(warning: &Warning, excerpts: &[Excerpt], style: Style) -> String 
     text
 }
 
-/// The build in numbers; lines are cut at `columns`.
-pub fn summary(summary: &Summary, columns: Option<usize>) -> String {
+/// The build in numbers, and how big is what was made; lines are cut at `columns`.
+pub fn summary(summary: &Summary, exported: &[Exported], columns: Option<usize>) -> String {
     let Summary { run, cached, saved, slowest, transferred, elapsed } = summary;
     let steps = if *run == 1 { "step" } else { "steps" };
     let mut first = format!("{run} {steps} run, {cached} cached");
@@ -109,6 +109,15 @@ pub fn summary(summary: &Summary, columns: Option<usize>) -> String {
     if *transferred > 0 {
         lines.push(format!("{} transferred", size(*transferred)));
     }
+    // Several outputs of one image are told of once.
+    let mut sizes: Vec<(&str, u64)> = Vec::new();
+    for export in exported {
+        let size = (if export.digest.is_some() { "image" } else { "files" }, export.size);
+        if !sizes.contains(&size) {
+            sizes.push(size);
+        }
+    }
+    lines.extend(sizes.into_iter().map(|(what, bytes)| format!("{what}: {}", size(bytes))));
     if !slowest.is_empty() {
         lines.push("slowest:".to_owned());
     }
@@ -345,18 +354,26 @@ mod tests {
         ];
         let elapsed = Duration::from_secs(86);
         let saved = Duration::from_secs(40);
+        let image = Exported {
+            digest: Some(cofferdam_types::Digest::of("x")),
+            size: 7_000_000,
+            ..Exported::default()
+        };
+        let exported = [image.clone(), image, Exported { size: 12, ..Exported::default() }];
         let all = Summary { run: 2, cached: 3, saved, slowest, transferred: 4_000_000, elapsed };
         expect![[r#"
             2 steps run, 3 cached (saved 40.0s) in 1m 26s
             4.00MB transferred
+            image: 7.00MB
+            files: 12B
             slowest:
               1m 23s [2/3] RUN make --with-a-long-line-of-options
                 1.5s exporting to image
         "#]]
-        .assert_eq(&summary(&all, None));
-        assert!(summary(&all, Some(20)).lines().all(|line| line.chars().count() < 20));
+        .assert_eq(&summary(&all, &exported, None));
+        assert!(summary(&all, &[], Some(20)).lines().all(|line| line.chars().count() < 20));
         let nothing = Summary { cached: 5, ..Summary::default() };
-        assert_eq!(summary(&nothing, None), "0 steps run, 5 cached in 0.0s\n");
+        assert_eq!(summary(&nothing, &[], None), "0 steps run, 5 cached in 0.0s\n");
     }
 
     #[test]
@@ -370,14 +387,15 @@ mod tests {
         let shown = warning(&told, &[], PLAIN);
         assert_eq!(shown, "warning: careful\n  more words\n  more: https://example.org\n");
         let digest = cofferdam_types::Digest::of("x");
-        let image = cofferdam_build::Exported {
+        let image = Exported {
             digest: Some(digest),
             descriptor: Some(Descriptor::of("type", b"x")),
             config: Some(digest),
             names: vec!["a:1".into(), "b:1".into()],
+            size: 1,
             loaded: Some(Loaded { into: "Docker".into(), sent: 7 }),
         };
-        let exported = vec![cofferdam_build::Exported::default(), image];
+        let exported = vec![Exported::default(), image];
         let response = Response { exported, ..Response::default() };
         let shown = format!("a:1: {digest}\nb:1: {digest}\nloaded into Docker: 7 bytes sent\n");
         assert_eq!(images(&response), shown);

@@ -166,7 +166,7 @@ async fn drive(
             tell_seen(&seen, style);
             if matches!(view, View::Terminal | View::Plain) {
                 let columns = (view == View::Terminal).then(|| terminal::Size::current().columns);
-                tell(&report::summary(&seen.summary, columns));
+                tell(&report::summary(&seen.summary, &response.exported, columns));
                 tell(&report::logs(&response));
             }
             succeed(args, &response, cache_only, style)?;

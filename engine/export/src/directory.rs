@@ -42,7 +42,8 @@ pub enum Others {
 /// empty directory. The attributes of `dest` itself stay as they are.
 ///
 /// # Errors
-/// When something cannot be read or written, or a directory is in the way of a file.
+/// When something cannot be read or written, or a directory that should stay is in the way of a
+/// file.
 pub fn write_directory(files: &FileTree, others: Others, dest: &Path) -> Result<()> {
     let FileTree { tree, times } = files;
     fs::create_dir_all(dest).io("cannot create", dest)?;
@@ -94,15 +95,17 @@ fn delete_all_but(directory: BorrowedFd<'_>, keep: &HashSet<&[u8]>) -> io::Resul
     }
     for name in names {
         match unlinkat(directory, &name, AtFlags::empty()) {
-            Err(Errno::ISDIR) => {
-                let below = open_directory(directory, name.to_bytes())?;
-                delete_all_but(below.as_fd(), &HashSet::new())?;
-                unlinkat(directory, &name, AtFlags::REMOVEDIR)?;
-            }
+            Err(Errno::ISDIR) => delete_directory(directory, name.to_bytes())?,
             result => result?,
         }
     }
     Ok(())
+}
+
+fn delete_directory(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    let directory = open_directory(parent, name)?;
+    delete_all_but(directory.as_fd(), &HashSet::new())?;
+    Ok(unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }
 
 struct Writer<'a> {
@@ -170,7 +173,15 @@ impl Writer<'_> {
         }
         self.file(directory, path, found)
             .and_then(|()| {
-                Ok(renameat(directory, self.partial.as_str(), directory, name.as_slice())?)
+                let complete =
+                    || renameat(directory, self.partial.as_str(), directory, name.as_slice());
+                match complete() {
+                    Err(Errno::ISDIR) if self.others == Others::Delete => {
+                        delete_directory(directory, &name)?;
+                        Ok(complete()?)
+                    }
+                    result => Ok(result?),
+                }
             })
             .map_err(|error| {
                 // Not there if making it is what failed.

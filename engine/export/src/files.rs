@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use cofferdam_store::{Found, Node, Snapshot, Store, Tree};
+use cofferdam_store::{Found, Node, NodeKind, Snapshot, Store, Tree};
 
 use crate::{Error, Result};
 
@@ -59,6 +59,17 @@ impl FileTree {
             }
         }
         Ok(Self { tree, times })
+    }
+
+    /// Bytes of all regular files; each name of a file with several counts.
+    pub fn size(&self) -> u64 {
+        fn of(found: &Found<'_>) -> u64 {
+            match &found.node().kind {
+                NodeKind::Regular(regular) => regular.size,
+                _ => found.children().iter().map(|child| of(&child.found)).sum(),
+            }
+        }
+        self.tree.root().as_ref().map_or(0, of)
     }
 }
 

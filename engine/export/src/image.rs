@@ -119,6 +119,16 @@ impl BuiltImage {
         descriptor
     }
 
+    /// Bytes of all that the image consists of, as it is packed: index, manifests, configs and
+    /// layers, each once.
+    pub fn size(&self) -> u64 {
+        let mut seen = HashSet::from([self.descriptor.digest]);
+        let manifests = self.manifests.iter().map(|manifest| &manifest.descriptor);
+        let others = manifests.chain(self.blobs().into_iter().map(|(blob, _)| blob));
+        let others = others.filter(|blob| seen.insert(blob.digest)).map(|blob| blob.size);
+        self.descriptor.size + others.sum::<u64>()
+    }
+
     /// Whether the image has an index.
     pub(crate) fn has_index(&self) -> bool {
         self.manifests.iter().all(|manifest| manifest.descriptor.digest != self.descriptor.digest)

@@ -183,17 +183,38 @@ impl Drop for Work {
     }
 }
 
-/// Where a job wants its events to go.
+/// Where a job wants its events to go. What it is told has begun, it is also told the end of.
 pub(crate) struct Feed {
-    pub(crate) sink: Sink,
+    sink: Sink,
     /// Whether the job wants to know why vertices have to run.
-    pub(crate) reasons: bool,
+    reasons: bool,
+    /// Vertices that began and have not ended; `None` once the job is over.
+    running: Mutex<Option<Vec<Digest>>>,
 }
 
 impl Feed {
+    pub(crate) fn new(sink: Sink, reasons: bool) -> Arc<Self> {
+        Arc::new(Self { sink, reasons, running: Mutex::new(Some(Vec::new())) })
+    }
+
     fn tell(&self, event: Event) {
-        if self.reasons || !matches!(event.kind, EventKind::Missed(_)) {
-            (self.sink)(event);
+        let mut running = lock(&self.running);
+        let Some(running) = &mut *running else { return };
+        match &event.kind {
+            EventKind::Missed(_) if !self.reasons => return,
+            EventKind::Started if !running.contains(&event.vertex) => running.push(event.vertex),
+            EventKind::Completed(_) => running.retain(|vertex| *vertex != event.vertex),
+            _ => {}
+        }
+        (self.sink)(event);
+    }
+
+    /// Ends the feed: for its job, what still runs is canceled.
+    pub(crate) fn close(&self) {
+        let mut running = lock(&self.running);
+        for vertex in running.take().into_iter().flatten() {
+            let kind = EventKind::Completed(Outcome::Canceled);
+            (self.sink)(Event { vertex, at: SystemTime::now(), kind });
         }
     }
 }

@@ -37,17 +37,17 @@ impl<V: Vertex> Solver<V> {
     ///
     /// `sink` is told of every vertex that the job reaches.
     pub fn job(&self, sink: Sink) -> Job<V> {
-        self.open(Feed { sink, reasons: false })
+        self.open(Feed::new(sink, false))
     }
 
     /// Opens a job that is also told why vertices have to run ([`crate::EventKind::Missed`]),
     /// which takes some searching in the cache.
     pub fn job_with_reasons(&self, sink: Sink) -> Job<V> {
-        self.open(Feed { sink, reasons: true })
+        self.open(Feed::new(sink, true))
     }
 
-    fn open(&self, feed: Feed) -> Job<V> {
-        Job { shared: self.0.clone(), feed: Arc::new(feed), reached: Mutex::default() }
+    fn open(&self, feed: Arc<Feed>) -> Job<V> {
+        Job { shared: self.0.clone(), feed, reached: Mutex::default() }
     }
 }
 
@@ -61,6 +61,12 @@ pub struct Job<V: Vertex> {
     feed: Arc<Feed>,
     /// By id; these keep alive what they depend on.
     reached: Mutex<HashMap<Digest, Arc<Active<V>>>>,
+}
+
+impl<V: Vertex> Drop for Job<V> {
+    fn drop(&mut self) {
+        self.feed.close();
+    }
 }
 
 impl<V: Vertex> Job<V> {

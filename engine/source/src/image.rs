@@ -301,14 +301,15 @@ impl ImageSource {
             let _keep = store.keep();
             let writer = store.new_blob()?;
             let mut tee = Tee { receiver, chunk: Bytes::new(), writer, failed: None };
-            let unpacked = unpack(&store, &name, &mut tee, Some(&diff_id), form).and_then(|unpacked| {
-                // What follows the compressed archive belongs to the blob's digest too.
-                io::copy(&mut tee, &mut io::sink()).map_err(|error| Error::Layer {
-                    layer: name.clone(),
-                    reason: error.to_string(),
-                })?;
-                Ok(unpacked)
-            });
+            let unpacked =
+                unpack(&store, &name, &mut tee, Some(&diff_id), form).and_then(|unpacked| {
+                    // What follows the compressed archive belongs to the blob's digest too.
+                    io::copy(&mut tee, &mut io::sink()).map_err(|error| Error::Layer {
+                        layer: name.clone(),
+                        reason: error.to_string(),
+                    })?;
+                    Ok(unpacked)
+                });
             // A full disk also ends the archive early: the cause goes first.
             if let Some(error) = tee.failed {
                 return Err(error.into());

@@ -50,10 +50,16 @@ pub struct LocalScan {
 }
 
 /// Looks at a directory. Owners are left out: files of a client belong to root, as in BuildKit.
+/// Where there is much to read, `progress` is told how many bytes were, and how many there are.
 ///
 /// # Errors
 /// When the directory or a needed file cannot be read, or a pattern is malformed.
-pub fn scan_directory(store: &Store, directory: &Path, filter: &Filter) -> Result<LocalScan> {
+pub fn scan_directory(
+    store: &Store,
+    directory: &Path,
+    filter: &Filter,
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<LocalScan> {
     let keep = store.keep();
     let directory = fs::canonicalize(directory).io("cannot open", directory)?;
     let mut wanted = Wanted::default();
@@ -80,7 +86,7 @@ pub fn scan_directory(store: &Store, directory: &Path, filter: &Filter) -> Resul
         root.as_directory_mut().expect("made as a directory above").children = children;
     }
     let mut index = index?;
-    let read = index.files(&files)?;
+    let read = index.files(&files, progress)?;
     index.save()?;
     let bytes = read.iter().map(|file| file.size).sum();
     let mut fill = Fill { found: files.iter().zip(read), links: HashMap::new() };
@@ -383,7 +389,7 @@ mod tests {
                 None => fs::write(path, file).unwrap(),
             }
         }
-        let scan = scan_directory(&store, &root, filter).unwrap();
+        let scan = scan_directory(&store, &root, filter, &|_, _| {}).unwrap();
         let mut listing = String::new();
         scan.root
             .walk(&mut |path, node| {
@@ -494,12 +500,12 @@ mod tests {
         fs::write(root.join("b"), "two").unwrap();
         // What was changed just now is read again to be on the safe side.
         std::thread::sleep(std::time::Duration::from_millis(50));
-        let first = scan_directory(&store, &root, &Filter::default()).unwrap();
-        let second = scan_directory(&store, &root, &Filter::default()).unwrap();
+        let first = scan_directory(&store, &root, &Filter::default(), &|_, _| {}).unwrap();
+        let second = scan_directory(&store, &root, &Filter::default(), &|_, _| {}).unwrap();
         // Equal including the place of the bytes: nothing was read into a new pack.
         assert_eq!(first.root, second.root);
         fs::write(root.join("a"), "1").unwrap();
-        let third = scan_directory(&store, &root, &Filter::default()).unwrap();
+        let third = scan_directory(&store, &root, &Filter::default(), &|_, _| {}).unwrap();
         assert_ne!(third.digest, second.digest);
         assert_eq!(third.root.get(b"b"), second.root.get(b"b"));
         assert_ne!(third.root.get(b"a"), second.root.get(b"a"));

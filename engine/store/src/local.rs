@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cofferdam_types::Digest;
@@ -20,6 +21,8 @@ use crate::{Content, Error, PackId, Result, Store};
 /// How old a change must be when a file is read for the file to be known by its times. Kernels
 /// before 6.13, and some file systems, count time in ticks of up to 10 ms.
 const TICK: Duration = Duration::from_millis(20);
+/// After how many bytes that were read it is told how many there are.
+const REPORTED: u64 = 16 << 20;
 
 /// What tells that a file did not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,12 +112,14 @@ impl LocalFile {
 impl LocalIndex {
     /// The files at these paths, from memory where they are unchanged, else read now, several at
     /// once. Each item is the path as the index knows it, where the file is, and its metadata.
+    /// `progress` is told now and then how many bytes were read, of how many.
     ///
     /// # Errors
     /// When a file cannot be read or keeps changing.
     pub fn files(
         &mut self,
         wanted: &[(Box<[u8]>, PathBuf, fs::Metadata)],
+        progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<Vec<LocalFile>> {
         let known = |(path, _, metadata): &(Box<[u8]>, PathBuf, fs::Metadata)| {
             self.files.get(path).filter(|file| file.stat == StatKey::of(metadata)).cloned()
@@ -124,11 +129,18 @@ impl LocalIndex {
         let missing: Vec<usize> = (0..wanted.len())
             .filter(|index| results[*index].lock().is_ok_and(|result| result.is_none()))
             .collect();
-        let pack = self.store.new_pack();
+        let total = missing.iter().map(|index| wanted[*index].2.len()).sum();
+        let (done, pack) = (AtomicU64::new(0), self.store.new_pack());
+        let count = |bytes: u64| {
+            let before = done.fetch_add(bytes, Ordering::Relaxed);
+            if before / REPORTED != (before + bytes) / REPORTED {
+                progress(before + bytes, total);
+            }
+        };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         parallel(missing.len(), |index| {
             let index = missing[index];
-            let result = read(&pack, &wanted[index].1);
+            let result = read(&pack, &wanted[index].1, &count);
             *results[index].lock().expect("nobody panics holding it") = Some(result);
         });
         let files = results
@@ -172,7 +184,7 @@ impl LocalIndex {
 }
 
 /// Reads a file into the pack; again if it changed meanwhile.
-fn read(pack: &crate::SharedPackWriter, path: &Path) -> Result<LocalFile> {
+fn read(pack: &crate::SharedPackWriter, path: &Path, count: &impl Fn(u64)) -> Result<LocalFile> {
     for _ in 0..3 {
         let flags = rustix::fs::OFlags::RDONLY
             | rustix::fs::OFlags::NOFOLLOW
@@ -183,7 +195,7 @@ fn read(pack: &crate::SharedPackWriter, path: &Path) -> Result<LocalFile> {
         );
         let before = StatKey::of(&file.metadata().io("cannot stat", path)?);
         let mut writer = pack.reserve(before.size)?;
-        let copied = copy(&file, path, &mut writer);
+        let copied = copy(&file, path, &mut writer, count);
         let after = StatKey::of(&file.metadata().io("cannot stat", path)?);
         if before == after {
             copied?;
@@ -194,7 +206,12 @@ fn read(pack: &crate::SharedPackWriter, path: &Path) -> Result<LocalFile> {
     Err(io::Error::other("it keeps changing while it is read")).io("cannot read", path)
 }
 
-fn copy(mut file: &File, path: &Path, writer: &mut crate::PackWriter) -> Result<()> {
+fn copy(
+    mut file: &File,
+    path: &Path,
+    writer: &mut crate::PackWriter,
+    progress: &impl Fn(u64),
+) -> Result<()> {
     thread_local! {
         static BUFFER: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(vec![0; 256 * 1024]);
     }
@@ -204,6 +221,7 @@ fn copy(mut file: &File, path: &Path, writer: &mut crate::PackWriter) -> Result<
                 0 => return Ok(()),
                 count => {
                     writer.write_all(&buffer[..count]).io("cannot write", writer.path())?;
+                    progress(count as u64);
                 }
             }
         }

@@ -1,10 +1,15 @@
 //! Ctrl-C: ends every process of every step, leaves nothing mounted, and the next build works.
 
 use std::fs;
+use std::io::Write as _;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use cofferdam_tests::Context;
+use anyhow::{Result, ensure};
 use cofferdam_tests::cofferdam::exit;
+use cofferdam_tests::{Context, Fault, FaultyRegistry};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 use crate::World;
 
@@ -37,6 +42,8 @@ fn an_interrupt_ends_every_process_and_leaves_nothing_mounted() -> Result<()> {
     build.interrupt()?;
     let ended = build.finish()?;
     assert_eq!(ended.code, Some(exit::INTERRUPTED), "{}", ended.report());
+    let canceled = ended.steps().into_iter().filter(|step| step.canceled).count();
+    assert_eq!(canceled, 2, "{}", ended.report());
     assert_eq!(processes(&marker), Vec::<String>::new(), "processes are left");
     assert_eq!(world.cofferdam.mounts(), Vec::<String>::new(), "mounts are left");
 
@@ -70,5 +77,127 @@ fn a_failing_step_ends_the_steps_beside_it() -> Result<()> {
     ))?;
     let _ = world.build(&context).run()?.ended(exit::BUILD);
     assert_eq!(processes(&marker), Vec::<String>::new());
+    Ok(())
+}
+
+/// The end of what is long after an interrupt, on a busy machine; a second is what is promised.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Work of the engine's own that takes long, and is interrupted.
+struct Long {
+    /// Part of the name of the step that takes long.
+    step: &'static str,
+    dockerfile: &'static str,
+    arguments: &'static [&'static str],
+    fill: fn(&Context) -> Result<()>,
+    /// What the registry does that makes it long.
+    fault: Option<(&'static str, Fault)>,
+}
+
+const LONG: [Long; 5] = [
+    Long {
+        step: "FROM",
+        dockerfile: "ARG REGISTRY\nFROM ${REGISTRY}/busybox\nRUN true\n",
+        arguments: &[],
+        fill: |_| Ok(()),
+        fault: Some(("GET /blobs/", Fault::Stall(300_000))),
+    },
+    Long {
+        step: "load build context",
+        dockerfile: "FROM scratch\nCOPY endless /\n",
+        arguments: &[],
+        fill: |context| {
+            // Has no blocks, and is read and hashed all the same.
+            fs::File::create(context.path().join("endless"))?.set_len(8 << 30)?;
+            Ok(())
+        },
+        fault: None,
+    },
+    Long {
+        step: "ADD endless.tar.gz",
+        dockerfile: "FROM scratch\nADD endless.tar.gz /\n",
+        arguments: &[],
+        fill: endless_archive,
+        fault: None,
+    },
+    Long {
+        step: "exporting",
+        dockerfile: "FROM scratch\nCOPY hard /\n",
+        arguments: &["--output", "type=oci,dest=/dev/null,compression=zstd,compression-level=22"],
+        fill: |context| {
+            let mut state = 1u32;
+            let letters = std::iter::repeat_with(|| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                b"etaoin shrdlu.,\n"[(state >> 28) as usize]
+            });
+            context.file("hard", letters.take(128 << 20).collect::<Vec<u8>>())?;
+            Ok(())
+        },
+        fault: None,
+    },
+    Long {
+        step: "exporting",
+        dockerfile: "FROM scratch\nCOPY Dockerfile /\n",
+        arguments: &["--push", "--tag", "${REGISTRY}/pushed:1"],
+        fill: |_| Ok(()),
+        fault: Some(("PUT /manifests/", Fault::Silent)),
+    },
+];
+
+/// A small archive with one file of 8 GiB.
+fn endless_archive(context: &Context) -> Result<()> {
+    let member = |data: &[u8]| -> Result<Vec<u8>> {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(data)?;
+        Ok(gzip.finish()?)
+    };
+    let mut header = tar::Header::new_gnu();
+    header.set_path("endless")?;
+    header.set_size(8 << 30);
+    header.set_mode(0o644);
+    header.set_cksum();
+    let mut archive = member(header.as_bytes())?;
+    // A gzip file may have many members, one after the other.
+    let zeros = member(&vec![0; 64 << 20])?;
+    (0..128).for_each(|_| archive.extend_from_slice(&zeros));
+    context.file("endless.tar.gz", archive)?;
+    Ok(())
+}
+
+#[test]
+fn an_interrupt_ends_whatever_the_engine_does() -> Result<()> {
+    for Long { step, dockerfile, arguments, fill, fault } in LONG {
+        let world = World::new()?;
+        let proxy = FaultyRegistry::start(&world.registry)?;
+        if let Some((request, fault)) = fault {
+            proxy.spoil(request, fault, usize::MAX);
+        }
+        let context = Context::new(dockerfile)?;
+        fill(&context)?;
+        let address = proxy.address().to_string();
+        let mut build = world.cofferdam.build(context.path()).build_arg("REGISTRY", &address);
+        for argument in arguments {
+            build = build.arg(argument.replace("${REGISTRY}", &address));
+        }
+        let mut build = build.spawn()?;
+        build.wait_for_step(step)?;
+        thread::sleep(Duration::from_millis(500));
+        let interrupted = Instant::now();
+        build.interrupt()?;
+        let ended = build.finish()?;
+        let took = interrupted.elapsed();
+        let report = ended.report();
+        ensure!(took < SOON, "{step}: it took {took:?} to end:\n{report}");
+        assert_eq!(ended.code, Some(exit::INTERRUPTED), "{step}:\n{report}");
+        let canceled =
+            |found: &cofferdam_tests::progress::Step| found.canceled && found.name.contains(step);
+        assert!(ended.steps().iter().any(canceled), "{step} is not canceled:\n{report}");
+        let root = world.cofferdam.root();
+        let mut verify = world.cofferdam.command();
+        let verified = verify.args(["store", "verify", "--root"]).arg(&root).output()?;
+        assert!(verified.status.success(), "{step}: {verified:?}");
+        let next = Context::new("FROM scratch\nCOPY Dockerfile /\n")?;
+        let _ = world.build(&next).run()?.succeeded();
+    }
     Ok(())
 }

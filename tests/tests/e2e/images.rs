@@ -206,3 +206,46 @@ fn a_misspelt_attribute_is_named_with_what_is_meant() -> Result<()> {
     build.run()?.ended(exit::USER).says(&["compresion", "is `compression` meant"]);
     Ok(())
 }
+
+/// How many files are unpacked in a state directory.
+fn unpacked(world: &World) -> Result<usize> {
+    fn count(directory: &std::path::Path) -> Result<usize> {
+        let mut files = 0;
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            files += match entry.file_type()?.is_dir() {
+                true => count(&entry.path())?,
+                false => 1,
+            };
+        }
+        Ok(files)
+    }
+    count(&world.cofferdam.root().join("layers"))
+}
+
+#[test]
+fn a_base_is_unpacked_when_a_step_mounts_it() -> Result<()> {
+    let world = World::new()?;
+    let copied = Context::new("ARG REGISTRY\nFROM ${REGISTRY}/busybox\nCOPY Dockerfile /\n")?;
+    let first = world.build(&copied).run()?.succeeded();
+    assert!(unpacked(&world)? < 50, "{} files are unpacked", unpacked(&world)?);
+    let run = Context::new("ARG REGISTRY\nFROM ${REGISTRY}/busybox\nRUN true\n")?;
+    let _ = world.build(&run).run()?.succeeded();
+    assert!(unpacked(&world)? > 100, "{} files are unpacked", unpacked(&world)?);
+    let again = world.build(&copied).run()?.succeeded();
+    assert_eq!(first.digest(), again.digest());
+    Ok(())
+}
+
+#[test]
+fn a_state_directory_may_be_named_by_a_relative_path() -> Result<()> {
+    let world = World::new()?;
+    let context = Context::new("ARG REGISTRY\nFROM ${REGISTRY}/busybox\nRUN echo it works\n")?;
+    let mut build = world.cofferdam.command();
+    build.current_dir(world.out.path()).args(["build", "--root", "state", "--build-arg"]);
+    build.arg(format!("REGISTRY={}", world.registry.address())).arg(context.path());
+    let built = build.output()?;
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    assert!(world.out.path().join("state/state.db").is_file());
+    Ok(())
+}

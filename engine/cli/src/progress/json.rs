@@ -96,6 +96,7 @@ struct Export<'a> {
     digest: Option<Digest>,
     config: Option<Digest>,
     names: &'a [String],
+    size: u64,
 }
 
 #[derive(Serialize)]
@@ -138,10 +139,11 @@ impl Json {
             names: image.iter().flat_map(|image| &image.names).map(String::as_str).collect(),
             exports: exports
                 .iter()
-                .map(|Exported { digest, config, names, .. }| Export {
+                .map(|Exported { digest, config, names, size, .. }| Export {
                     digest: *digest,
                     config: *config,
                     names,
+                    size: *size,
                 })
                 .collect(),
         })

@@ -127,6 +127,33 @@ async fn a_late_job_is_told_what_it_missed_and_a_cancelled_one_that_it_is() {
     assert_eq!(*lock(&late), expected);
 }
 
+#[tokio::test]
+async fn for_a_job_that_is_over_nothing_runs_any_more() {
+    let world = World::new();
+    let mut graph = Graph::new(&world);
+    let base = graph.op("base", &[]);
+    world.gate("base");
+    let solver = solver(&Arc::default());
+    let (sink, stays) = recorder(&graph);
+    let stays_job = solver.job(sink);
+    let (sink, goes) = recorder(&graph);
+    let goes_job = solver.job(sink);
+    let (first, second) = (stays_job.solve(&graph.nodes, base), goes_job.solve(&graph.nodes, base));
+    tokio::select! {
+        _ = async { tokio::join!(first, second) } => unreachable!("the gate is shut"),
+        () = world.wait_for("run base") => {}
+    }
+    drop(goes_job);
+    let begun = "base: announced, reads []\nbase: started\n";
+    let told = lock(&goes).clone();
+    assert!(told.starts_with(begun) && told.ends_with("base: canceled\n"), "{told}");
+    world.wait_for("drop base").await;
+    tokio::task::yield_now().await;
+    assert_eq!(*lock(&goes), told, "what happens later is not the job's");
+    drop(stays_job);
+    assert_eq!(lock(&stays).matches("canceled").count(), 1);
+}
+
 #[test]
 fn the_history_is_bounded() {
     use crate::progress::{Feed, Progress, Work};
@@ -138,10 +165,7 @@ fn the_history_is_bounded() {
     }
     let told = Arc::new(Mutex::new(Vec::new()));
     let write = told.clone();
-    let feed = Arc::new(Feed {
-        sink: Arc::new(move |event: Event| lock(&write).push(event)),
-        reasons: false,
-    });
+    let feed = Feed::new(Arc::new(move |event: Event| lock(&write).push(event)), false);
     progress.follow(&feed, || EventKind::Announced { name: "loud".into(), inputs: vec![] });
     let told = lock(&told);
     assert!(told.len() < 8 << 10, "{}", told.len());
