@@ -7,9 +7,11 @@ use std::process::Command;
 const GUESTS: [&str; 2] = ["dockerfile", "file-op"];
 /// What the guests are made of, from the workspace's root on. All of it is in git; build
 /// results are elsewhere.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 12] = [
     "Cargo.lock",
     "Cargo.toml",
+    "engine/patterns/Cargo.toml",
+    "engine/patterns/src",
     "engine/types/Cargo.toml",
     "engine/types/src",
     "frontends-wasm/build.sh",

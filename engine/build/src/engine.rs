@@ -213,7 +213,7 @@ impl Engine {
             options: context.request.options.clone(),
             platforms,
             build_platform: host,
-            subrequest: String::new(),
+            subrequest: context.request.subrequest.clone(),
         };
         match frontend.build(request, gateway.clone()).await {
             Ok(built) => Ok(built),

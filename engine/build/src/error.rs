@@ -4,7 +4,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use cofferdam_component::SourceRange;
 use cofferdam_exec_linux::Exit;
+use cofferdam_llb::SourceInfo;
 use cofferdam_solver::SolveError;
 use serde::{Deserialize, Serialize};
 
@@ -234,19 +236,61 @@ pub struct Failure {
     pub hints: Vec<String>,
     /// The file with everything that the step printed, if it did.
     pub log: Option<PathBuf>,
+    /// What else is wrong with the request.
+    pub others: Vec<Diagnostic>,
+}
+
+/// One more thing that is wrong with a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// One line: what is wrong.
+    pub message: String,
+    /// The lines of the source that it is about.
+    pub excerpts: Vec<Excerpt>,
+    /// What to try next, one sentence each.
+    pub hints: Vec<String>,
 }
 
 /// Lines of a source file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Excerpt {
     /// Name of the file.
     pub file: String,
-    /// The whole file.
+    /// The lines that it is about, with some before and after them.
     pub text: String,
+    /// Number of the first line in `text`, counted from 1.
+    pub first: u32,
     /// First line that it is about, counted from 1.
     pub start: u32,
     /// Last line that it is about.
     pub end: u32,
+    /// First column in the first line, in characters, counted from 1; 0: the whole lines.
+    pub start_column: u32,
+    /// Last column in the last line, inclusive; 0: to the end of the line.
+    pub end_column: u32,
+}
+
+impl Excerpt {
+    /// Lines before and after those that an excerpt is about.
+    const CONTEXT: usize = 3;
+
+    /// Cuts a place out of a file.
+    pub(crate) fn of(info: &SourceInfo, place: SourceRange) -> Self {
+        let SourceRange { start_line: start, end_line: end, start_column, end_column, .. } = place;
+        let skipped = (start as usize).saturating_sub(1 + Self::CONTEXT);
+        let last = (end as usize).saturating_add(Self::CONTEXT);
+        let lines = info.data.split_inclusive(|byte| *byte == b'\n');
+        let lines: Vec<&[u8]> = lines.take(last).skip(skipped).collect();
+        Self {
+            file: info.filename.clone(),
+            text: String::from_utf8_lossy(&lines.concat()).into_owned(),
+            first: u32::try_from(skipped).unwrap_or(u32::MAX).saturating_add(1),
+            start,
+            end,
+            start_column,
+            end_column,
+        }
+    }
 }
 
 impl fmt::Display for Failure {
@@ -265,19 +309,19 @@ impl<E: Into<Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         let error = error.into();
         let (mut excerpts, mut hints) = (Vec::new(), error.hints());
+        let mut others = Vec::new();
         if let Error::Component(cofferdam_component::Error::Build(refusal)) = &error {
+            let cut =
+                |locations: &[SourceRange]| crate::progress::excerpts(&refusal.sources, locations);
             hints.extend(refusal.hints.iter().cloned());
-            excerpts.extend(refusal.locations.iter().filter_map(|range| {
-                let info = refusal.sources.get(range.source as usize)?;
-                Some(Excerpt {
-                    file: info.filename.clone(),
-                    text: String::from_utf8_lossy(&info.data).into_owned(),
-                    start: range.start_line,
-                    end: range.end_line,
-                })
+            excerpts = cut(&refusal.locations);
+            others.extend(refusal.others.iter().map(|problem| Diagnostic {
+                message: problem.message.clone(),
+                excerpts: cut(&problem.locations),
+                hints: problem.hints.clone(),
             }));
         }
-        Self { error: Arc::new(error), step: None, excerpts, hints, log: None }
+        Self { error: Arc::new(error), step: None, excerpts, hints, log: None, others }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use cofferdam_component::{
     FileKind, FileStat, FrontendHost, HostError, LogStream, ResolveMode, ResolvedImage, Snapshot,
-    Subgraph, TreePath, Warning,
+    SourceRange, Subgraph, TreePath, Warning,
 };
 use cofferdam_llb::{Edge, Graph, Source};
 use cofferdam_patterns::Glob;
@@ -106,9 +106,7 @@ impl FrontendHost for Gateway {
     }
 
     fn warn(&self, warning: Warning, source: &Source) {
-        let ranges =
-            warning.locations.iter().map(|range| (range.source, range.start_line, range.end_line));
-        let excerpts = excerpts(source, ranges);
+        let excerpts = excerpts(&source.infos, &warning.locations);
         (self.sink)(BuildEvent::Warning { warning, excerpts });
     }
 
@@ -146,6 +144,7 @@ impl BuildContext {
                     excerpts: excerpts.unwrap_or_default(),
                     hints,
                     log: None,
+                    others: Vec::new(),
                 })
             }
         }
@@ -158,14 +157,15 @@ fn op_excerpts(source: &Source, op: &Digest) -> Vec<Excerpt> {
         position.and_then(|at| u32::try_from(at.line).ok()).unwrap_or(1)
     };
     let locations = source.locations.get(op).into_iter();
-    let ranges = locations.flat_map(|locations| &locations.locations).flat_map(|location| {
-        let file = u32::try_from(location.source_index).unwrap_or(u32::MAX);
+    let places = locations.flat_map(|locations| &locations.locations).flat_map(|location| {
+        let source = u32::try_from(location.source_index).unwrap_or(u32::MAX);
         location.ranges.iter().map(move |range| {
-            let start = line(range.start);
-            (file, start, line(range.end).max(start))
+            let start_line = line(range.start);
+            let end_line = line(range.end).max(start_line);
+            SourceRange { source, start_line, end_line, ..SourceRange::default() }
         })
     });
-    excerpts(source, ranges)
+    excerpts(&source.infos, &places.collect::<Vec<_>>())
 }
 
 /// A tree that was built for a frontend.

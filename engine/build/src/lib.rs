@@ -30,7 +30,7 @@ pub use cofferdam_export::{
 };
 pub use cofferdam_solver::{Change, Event, EventKind, Miss, Outcome, Status, Stream};
 pub use engine::{Config, Engine};
-pub use error::{Error, Excerpt, Failure, Kind, StepExit};
+pub use error::{Diagnostic, Error, Excerpt, Failure, Kind, StepExit};
 pub use failed_step::{Entry, FailedStep, Moment, OutputStream};
 pub use progress::{BuildEvent, Sink};
 pub use request::{

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use cofferdam_component::Warning;
-use cofferdam_llb::Source;
+use cofferdam_component::{SourceRange, Warning};
+use cofferdam_llb::SourceInfo;
 use cofferdam_solver::{Event, EventKind, Outcome, SolveError, Status};
 use cofferdam_types::Digest;
 
@@ -100,14 +100,8 @@ pub(crate) fn status(id: &str, current: u64, total: u64) -> Status {
 }
 
 /// The lines that locations point at.
-pub(crate) fn excerpts(
-    source: &Source,
-    ranges: impl IntoIterator<Item = (u32, u32, u32)>,
-) -> Vec<Excerpt> {
-    let excerpt = |(file, start, end): (u32, u32, u32)| {
-        let info = source.infos.get(file as usize)?;
-        let text = String::from_utf8_lossy(&info.data).into_owned();
-        Some(Excerpt { file: info.filename.clone(), text, start, end })
-    };
-    ranges.into_iter().filter_map(excerpt).collect()
+pub(crate) fn excerpts(files: &[SourceInfo], places: &[SourceRange]) -> Vec<Excerpt> {
+    let excerpt =
+        |place: &SourceRange| Some(Excerpt::of(files.get(place.source as usize)?, *place));
+    places.iter().filter_map(excerpt).collect()
 }

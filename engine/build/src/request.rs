@@ -14,6 +14,9 @@ pub struct Request {
     pub frontend: FrontendChoice,
     /// The frontend's options, as BuildKit names them (`filename`, `build-arg:NAME`, …).
     pub options: BTreeMap<String, String>,
+    /// A question to the frontend (`frontend.outline`, …) instead of a build; empty: build. What
+    /// it answers is in the response's metadata.
+    pub subrequest: String,
     /// What to build for; empty is the engine's own platform.
     pub platforms: Vec<Platform>,
     /// Where the result goes. Empty: it is only built.

@@ -54,6 +54,9 @@ pub enum Command {
     /// Build an image
     #[command(after_help = EXIT_CODES)]
     Build(Box<Build>),
+    /// Learn the Dockerfile language
+    #[command(subcommand)]
+    Dockerfile(Dockerfile),
     /// Open a shell in a step that failed, or look inside
     #[command(after_help = DEBUG_HELP)]
     Debug(Debug),
@@ -178,6 +181,16 @@ pub struct Build {
     /// Memory limit for each step, in bytes or with a unit (b, k, m, g)
     #[arg(short = 'm', long, value_name = "BYTES", value_parser = bytes)]
     pub memory: Option<u64>,
+    /// Ask about the build instead of building: check, outline, targets or describe; with
+    /// ",format=json" in JSON
+    #[arg(long, value_name = "METHOD[,format=FORMAT]")]
+    pub call: Option<Call>,
+    /// Check the Dockerfile instead of building (shorthand for "--call=check")
+    #[arg(long, conflicts_with = "call")]
+    pub check: bool,
+    /// Say which rule of the ignore file leaves PATH out of the build context, instead of building
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["call", "check"])]
+    pub explain_ignore: Option<String>,
     /// Set build-time variables; without a value, it is that of the environment
     #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
     pub build_args: Vec<String>,
@@ -251,10 +264,79 @@ pub struct Build {
 }
 
 impl Build {
+    /// What is asked instead of building.
+    pub fn call(&self) -> Option<Call> {
+        let ask = |subrequest: &str| {
+            Some(Call { subrequest: subrequest.to_owned(), format: Format::Text })
+        };
+        match &self.call {
+            Some(call) => Some(call.clone()),
+            None if self.check => ask("frontend.lint"),
+            None if self.explain_ignore.is_some() => ask("cofferdam.ignore"),
+            None => None,
+        }
+    }
+
     /// How progress is shown.
     pub fn progress(&self) -> ProgressMode {
         if self.quiet { ProgressMode::Quiet } else { self.progress }
     }
+}
+
+/// What `--call` asks the frontend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The subrequest's name.
+    pub subrequest: String,
+    /// In which form the answer is printed.
+    pub format: Format,
+}
+
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+impl std::str::FromStr for Call {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (method, rest) = text.split_once(',').unwrap_or((text, ""));
+        let subrequest = match method {
+            "check" | "lint" => "frontend.lint",
+            "outline" => "frontend.outline",
+            "targets" => "frontend.targets",
+            "describe" | "subrequests.describe" => "frontend.subrequests.describe",
+            "" => return Err("expected `check`, `outline`, `targets` or `describe`".into()),
+            // Frontends may answer more than this program knows.
+            other => other,
+        };
+        let format = match rest.trim() {
+            "" | "format=text" => Format::Text,
+            "format=json" => Format::Json,
+            _ => return Err(format!("unknown option `{rest}`: expected `format=json`")),
+        };
+        Ok(Self { subrequest: subrequest.to_owned(), format })
+    }
+}
+
+/// Commands about the Dockerfile language.
+#[derive(Debug, Subcommand)]
+pub enum Dockerfile {
+    /// Explain an instruction, or a check, or list them all
+    Explain {
+        /// The instruction (`COPY`) or the check (`UndefinedVar`)
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+        /// In which form
+        #[arg(long, value_name = "FORMAT", default_value = "text")]
+        format: Format,
+    },
 }
 
 /// Privileges for steps.
@@ -302,9 +384,7 @@ const NOT_YET: &[&str] = &[
     "--builder",
     "--cache-from",
     "--cache-to",
-    "--call",
     "--cgroup-parent",
-    "--check",
     "--compress",
     "--cpu-period",
     "--cpu-quota",

@@ -6,6 +6,7 @@
 //! **Invariant:** it knows nothing below the engine's surface.
 
 mod args;
+mod ask;
 mod config;
 mod contexts;
 mod debug;
@@ -27,7 +28,7 @@ use clap::Parser as _;
 use cofferdam_build::Repair;
 use tracing_subscriber::EnvFilter;
 
-use args::{Cli, Command, Debug, DebugCommand, Store};
+use args::{Cli, Command, Debug, DebugCommand, Dockerfile, Store};
 use error::exit;
 use progress::terminal;
 use progress::text::Colours;
@@ -54,6 +55,9 @@ fn main() -> ExitCode {
     let done = |()| exit::OK;
     let result = match command {
         Command::Build(args) => return run::run(&args, flag, max_storage, config, style).into(),
+        Command::Dockerfile(Dockerfile::Explain { name, format }) => {
+            return ask::explain(name, format, flag, max_storage, config, style).into();
+        }
         Command::Debug(Debug { command: Some(DebugCommand::DumpLlb { file }), .. }) => {
             debug::dump_llb(&file).map(done)
         }

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use cofferdam_build::{Excerpt, Exported, Failure, Loaded, Response, Warning};
 use cofferdam_registry::Descriptor;
+use unicode_width::UnicodeWidthChar as _;
 
 use crate::error::Error;
 use crate::progress::text::{Colours, clean, clean_lines, duration, fit, one_line, size};
@@ -81,7 +82,13 @@ pub fn failure(failure: &Failure, tails: &Tails, style: Style) -> String {
         }
         _ => style.error(&message),
     };
-    text + &style.hints(&failure.hints)
+    text += &style.hints(&failure.hints);
+    for other in &failure.others {
+        other.excerpts.iter().for_each(|excerpt| text.push_str(&show(excerpt)));
+        text += &style.error(&other.message);
+        text += &style.hints(&other.hints);
+    }
+    text
 }
 
 /// A warning of the frontend's.
@@ -207,17 +214,21 @@ fn message(failure: &Failure) -> String {
     message
 }
 
-/// Lines of a source file in BuildKit's manner.
+/// Lines of a source file in BuildKit's manner, with carets below the part that is meant.
 fn show(excerpt: &Excerpt) -> String {
     const RULE: &str = "--------------------\n";
     let first = excerpt.start.max(1) as usize;
     let last = (excerpt.end as usize).max(first);
-    let mut text = format!("{}:{first}\n{RULE}", clean(&excerpt.file, Colours::Remove));
+    let column = match excerpt.start_column {
+        0 => String::new(),
+        column => format!(":{column}"),
+    };
+    let file = clean(&excerpt.file, Colours::Remove);
+    let mut text = format!("{file}:{first}{column}\n{RULE}");
     let from = first.saturating_sub(CONTEXT).max(1);
-    let lines = excerpt.text.lines().enumerate().skip(from - 1);
-    for (number, line) in lines.map(|(index, line)| (index + 1, line)) {
-        if number > last + CONTEXT {
-            break;
+    for (line, number) in excerpt.text.lines().zip(excerpt.first.max(1) as usize..) {
+        if number < from || number > last + CONTEXT {
+            continue;
         }
         if number >= first + MAX_MARKED && number <= last {
             if number == first + MAX_MARKED {
@@ -225,12 +236,49 @@ fn show(excerpt: &Excerpt) -> String {
             }
             continue;
         }
-        let mark = if (first..=last).contains(&number) { ">>>" } else { "   " };
-        let line: String = clean(line, Colours::Remove).chars().take(MAX_COLUMNS).collect();
-        text.push_str(format!(" {number:3} | {mark} {line}").trim_end());
+        let marked = (first..=last).contains(&number);
+        let mark = if marked { ">>>" } else { "   " };
+        let shown: String = clean(line, Colours::Remove).chars().take(MAX_COLUMNS).collect();
+        text.push_str(format!(" {number:3} | {mark} {shown}").trim_end());
         text.push('\n');
+        if marked && let Some(carets) = carets(excerpt, line, number as u32) {
+            let _ = writeln!(text, "     |     {carets}");
+        }
     }
     text + RULE
+}
+
+/// Blanks and carets to stand below a line; `None` where the whole line is meant.
+fn carets(excerpt: &Excerpt, line: &str, number: u32) -> Option<String> {
+    let start = (excerpt.start_column as usize).checked_sub(1)?;
+    let from = if number == excerpt.start { start } else { 0 };
+    let to = match excerpt.end_column {
+        end if number == excerpt.end && end > 0 => end as usize,
+        _ => usize::MAX,
+    };
+    let line: Vec<char> = line.trim_end().chars().take(MAX_COLUMNS).collect();
+    let part = line.get(from..to.min(line.len()).max(from)).unwrap_or_default();
+    // What stands in front keeps its width, and tabs, and the same goes for what is marked.
+    let blanks: String = line.iter().take(from).map(|c| blank(*c)).collect();
+    let width = part.iter().map(|c| columns(*c)).sum::<usize>();
+    let continued = number != excerpt.start;
+    match width {
+        0 if continued || from > line.len() => None,
+        width => Some(format!("{blanks}{}", "^".repeat(width.max(1)))),
+    }
+}
+
+/// What is as wide as a character, and cannot be seen.
+fn blank(c: char) -> String {
+    if c == '\t' { c.into() } else { " ".repeat(columns(c)) }
+}
+
+/// How many columns a character takes once it is shown.
+fn columns(c: char) -> usize {
+    match c {
+        '\t' => 1,
+        c => c.width().unwrap_or(0),
+    }
 }
 
 #[cfg(test)]
@@ -243,9 +291,14 @@ mod tests {
 
     const PLAIN: Style = Style { colours: Colours::Remove };
 
+    fn place() -> Excerpt {
+        Excerpt::default()
+    }
+
     fn check_excerpt(start: u32, end: u32, expected: Expect) {
         let text = "FROM x\n\nRUN a && \\\n    b\nRUN\tlast\x1b[2J\n".to_owned();
-        expected.assert_eq(&show(&Excerpt { file: "Dockerfile".into(), text, start, end }));
+        let file = "Dockerfile".into();
+        expected.assert_eq(&show(&Excerpt { file, text, first: 1, start, end, ..place() }));
     }
 
     #[test]
@@ -288,9 +341,53 @@ mod tests {
     }
 
     #[test]
+    fn carets_stand_below_what_is_meant() {
+        let excerpt = |text: &str, lines: (u32, u32), columns: (u32, u32)| {
+            show(&Excerpt {
+                file: "Dockerfile".into(),
+                text: text.into(),
+                first: 7,
+                start: lines.0,
+                end: lines.1,
+                start_column: columns.0,
+                end_column: columns.1,
+            })
+        };
+        expect![[r#"
+            Dockerfile:8:5
+            --------------------
+               7 |     FROM x
+               8 | >>> RUN --netwrk=no x
+                 |         ^^^^^^^^
+            --------------------
+        "#]]
+        .assert_eq(&excerpt("FROM x\nRUN --netwrk=no x\n", (8, 8), (5, 12)));
+        // Wide characters and tabs are in front; the end is behind the line.
+        expect![[r#"
+            Dockerfile:7:4
+            --------------------
+               7 | >>> 語	x abc
+                 |       	 ^^^^
+            --------------------
+        "#]]
+        .assert_eq(&excerpt("語\tx abc\n", (7, 7), (4, 99)));
+        expect![[r#"
+            Dockerfile:7:5
+            --------------------
+               7 | >>> RUN a \
+                 |     ^^^
+               8 | >>>   b
+                 |     ^^^
+            --------------------
+        "#]]
+        .assert_eq(&excerpt("RUN a \\\n  b\n", (7, 8), (5, 0)));
+    }
+
+    #[test]
     fn a_long_excerpt_is_cut() {
         let text: String = (1..=40).map(|n| format!("line {n}\n")).collect();
-        let shown = show(&Excerpt { file: "f".into(), text, start: 5, end: 35 });
+        let shown =
+            show(&Excerpt { file: "f".into(), text, first: 1, start: 5, end: 35, ..place() });
         assert!(shown.contains("  24 | >>> line 24\n  ...\n  36 |     line 36\n"), "{shown}");
         assert!(shown.contains("  37 |     line 37\n---"), "{shown}");
     }
@@ -302,9 +399,17 @@ mod tests {
         let mut failed = Failure {
             error: Arc::new(error),
             step: Some("[2/2] RUN false".into()),
-            excerpts: vec![Excerpt { file: "Dockerfile".into(), text, start: 2, end: 2 }],
+            excerpts: vec![Excerpt {
+                file: "Dockerfile".into(),
+                text,
+                first: 1,
+                start: 2,
+                end: 2,
+                ..place()
+            }],
             hints: vec!["say `true`".into()],
             log: Some("/logs/x.log".into()),
+            others: Vec::new(),
         };
         let mut tails = Tails::default();
         for event in crate::progress::failed_step("[2/2] RUN false", "last words\n") {

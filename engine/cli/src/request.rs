@@ -78,13 +78,20 @@ pub fn prepare(args: &Build, surroundings: Surroundings<'_>) -> Result<Prepared,
     options
         .extend(arguments.iter().map(|(key, value)| (format!("build-arg:{key}"), value.clone())));
     options.extend(frontend_options(args)?);
+    options.extend(args.explain_ignore.iter().map(|path| ("path".to_owned(), path.clone())));
 
+    let call = args.call();
     let quiet = args.progress() == ProgressMode::Quiet;
-    let Exports { exports, cache_only, insecure } = exports(args, quiet, epoch, env)?;
+    let Exports { exports, cache_only, insecure } = match call {
+        // As with buildx, flags about outputs are there but nothing comes out.
+        Some(_) => Exports { exports: Vec::new(), cache_only: false, insecure: Vec::new() },
+        None => exports(args, quiet, epoch, env)?,
+    };
     check_stdout(&exports, quiet, stdout_is_terminal)?;
 
     let request = Request {
         frontend: frontend(args.frontend.as_deref())?,
+        subrequest: call.map(|call| call.subrequest).unwrap_or_default(),
         options,
         platforms: platforms(&args.platforms)?,
         exports,

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::args::{Build, MaxStorage, ProgressMode};
+use crate::ask;
 use crate::config;
 use crate::debug::quote;
 use crate::error::{Error, exit, exit_code};
@@ -164,6 +165,9 @@ async fn drive(
     match result {
         Some(Ok(response)) => {
             tell_seen(&seen, style);
+            if let Some(call) = args.call() {
+                return ask::answer(&response, call.format);
+            }
             if matches!(view, View::Terminal | View::Plain) {
                 let columns = (view == View::Terminal).then(|| terminal::Size::current().columns);
                 tell(&report::summary(&seen.summary, &response.exported, columns));

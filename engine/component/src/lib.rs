@@ -29,7 +29,8 @@ pub use file_op::{
 };
 pub use frontend::{
     BuildError, BuildResult, Description, FileKind, FileStat, Frontend, FrontendHost, HostError,
-    PlatformResult, Request, ResolveMode, ResolvedImage, Snapshot, SourceRange, Subgraph, Warning,
+    PlatformResult, Problem, Request, ResolveMode, ResolvedImage, Snapshot, SourceRange, Subgraph,
+    Warning,
 };
 pub use limits::Limits;
 pub use path::{InvalidPath, TreePath, decode_name, encode_name};

@@ -308,6 +308,18 @@ impl Matcher {
         (matched, ParentMatch(own))
     }
 
+    /// Whether the relative `path` matches, by itself or because it is below a directory that
+    /// does, and the number of the pattern that decided, among those that are not blank.
+    pub fn decide(&self, path: &str) -> (bool, Option<usize>) {
+        let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+        let mut result = (false, ParentMatch::default());
+        for end in ends.filter(|end| *end > 0) {
+            result = self.matches(&path[..end], &result.1);
+        }
+        let (matched, ParentMatch(own)) = result;
+        (matched, own.iter().rposition(|own| *own))
+    }
+
     /// Whether all below a directory that matches is sure to match.
     pub fn covers_below(&self) -> bool {
         !self.exceptions
@@ -330,6 +342,22 @@ impl Matcher {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rule_that_decides_is_known() {
+        let patterns = ["*.log", "build", "!build/keep", "!x.log"].map(str::to_owned);
+        let matcher = Matcher::new(&patterns).unwrap();
+        for (path, expected) in [
+            ("a.log", (true, Some(0))),
+            ("build/a/b", (true, Some(1))),
+            ("build/keep/c", (false, Some(2))),
+            ("x.log", (false, Some(3))),
+            ("other", (false, None)),
+            ("", (false, None)),
+        ] {
+            assert_eq!(matcher.decide(path), expected, "{path}");
+        }
+    }
 
     #[test]
     fn globs_match_one_component() {

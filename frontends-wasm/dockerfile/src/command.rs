@@ -15,6 +15,8 @@ pub struct Instruction {
     pub lines: Lines,
     /// Its text, continuations joined.
     pub text: String,
+    /// The first empty line inside it, if there is one.
+    pub blank: Option<u32>,
 }
 
 /// What an instruction says.

@@ -10,13 +10,15 @@ pub struct Directives {
     pub syntax: Option<String>,
     /// The escape character: a backslash or a backquote.
     pub escape: char,
-    /// Options of the linter.
+    /// Which checks are done.
     pub check: Option<String>,
+    /// The line of that directive.
+    pub check_line: u32,
 }
 
 impl Default for Directives {
     fn default() -> Self {
-        Self { syntax: None, escape: '\\', check: None }
+        Self { syntax: None, escape: '\\', check: None, check_line: 0 }
     }
 }
 
@@ -47,7 +49,10 @@ pub fn parse(source: &str) -> Result<Directives, Located> {
         }
         match key.as_str() {
             "syntax" => directives.syntax = Some(value.into()),
-            "check" => directives.check = Some(value.into()),
+            "check" => {
+                directives.check = Some(value.into());
+                directives.check_line = number;
+            }
             _ => {
                 directives.escape = match value {
                     "\\" => '\\',

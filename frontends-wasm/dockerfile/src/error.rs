@@ -2,9 +2,14 @@
 
 use std::fmt;
 
+use cofferdam_sdk as sdk;
 use cofferdam_sdk::{BuildError, HostError, SourceRange};
 
+use crate::locate::{Place, SourceText};
 use crate::suggest::nearest;
+
+/// How many problems of one file are told.
+const MOST_PROBLEMS: usize = 20;
 
 /// Lines of a Dockerfile, counted from 1, both ends included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,11 +90,19 @@ pub enum Problem {
     /// The host does not find an image or another source that an instruction names.
     #[error("{reason}")]
     UnknownSource {
+        /// Its name.
+        name: String,
         /// What the host says.
         reason: String,
         /// The nearest stage name.
         nearest: Option<String>,
     },
+    /// Checks found something, and the file says that this is an error.
+    #[error("checks found something, and are to be errors: {}", .0.join(", "))]
+    Checks(Vec<&'static str>),
+    /// So many problems more, which nobody would read.
+    #[error("and {0} more errors in the file")]
+    More(usize),
     /// The host refused or failed.
     #[error("{0}")]
     Host(#[from] HostError),
@@ -131,9 +144,38 @@ impl Problem {
         }
     }
 
+    /// What the problem is about as the user may have written it, the closest first.
+    fn about(&self) -> Vec<String> {
+        match self {
+            Self::UnknownInstruction { name, .. }
+            | Self::UnknownStage { name, .. }
+            | Self::LaterStage { name } => vec![name.clone()],
+            Self::UnknownFlag { flag, .. } => vec![format!("--{flag}")],
+            Self::InvalidValue { what, value, .. } => {
+                // A value that only came of expansion is not there, but its flag or option is.
+                let option = what.split_whitespace().find(|word| word.starts_with("--"));
+                let quoted = what.split('`').nth(1).map(|key| format!("{key}="));
+                [Some(value.clone()), quoted, option.map(str::to_owned)]
+                    .into_iter()
+                    .flatten()
+                    .collect()
+            }
+            Self::Expansion { word, .. } => vec![word.clone()],
+            Self::UnknownSource { name, .. } => vec![name.clone()],
+            Self::Syntax(text) | Self::Unsupported(text) => {
+                text.split('`').nth(1).map(str::to_owned).into_iter().collect()
+            }
+            Self::Arguments { expected, .. } => {
+                let quoted = expected.split('`').nth(1).filter(|text| text.starts_with("--"));
+                quoted.map(str::to_owned).into_iter().collect()
+            }
+            Self::Checks(_) | Self::More(_) | Self::Host(_) => Vec::new(),
+        }
+    }
+
     /// Says where the problem is.
     pub fn at(self, lines: Lines) -> Located {
-        Located { problem: self, lines: Some(lines), text: None }
+        Located { problem: self, lines: Some(lines), place: None, text: None }
     }
 }
 
@@ -144,13 +186,15 @@ pub struct Located {
     pub problem: Problem,
     /// Where; `None` when it is not in the file.
     pub lines: Option<Lines>,
-    /// The first of the lines, once the file is known.
+    /// Which part of the lines, once the file is known and if it is there.
+    pub place: Option<Place>,
+    /// The line of the place, or the first of the lines, once the file is known.
     pub text: Option<String>,
 }
 
 impl From<Problem> for Located {
     fn from(problem: Problem) -> Self {
-        Self { problem, lines: None, text: None }
+        Self { problem, lines: None, place: None, text: None }
     }
 }
 
@@ -170,36 +214,55 @@ pub struct Errors {
 }
 
 impl Errors {
-    /// Joins problems and looks their lines up in the file.
+    /// Joins problems and looks their places up in the file.
     pub fn new(filename: &str, source: &str, mut problems: Vec<Located>) -> Self {
+        let source = SourceText::new(source);
+        let left_out = problems.len().saturating_sub(MOST_PROBLEMS);
+        problems.truncate(MOST_PROBLEMS);
         for problem in &mut problems {
-            let line = problem.lines.map(|lines| lines.start as usize);
-            let text = line.and_then(|line| source.lines().nth(line.checked_sub(1)?));
-            problem.text = text.map(|text| text.chars().take(200).collect());
+            let Some(lines) = problem.lines else { continue };
+            let about = problem.problem.about();
+            problem.place = source.find(lines, about.iter().map(String::as_str)).or_else(|| {
+                let whole = matches!(problem.problem, Problem::Host(_));
+                source.first_word(lines).filter(|_| !whole)
+            });
+            let line = problem.place.map_or(lines.start, |place| place.line);
+            problem.text = Some(source.line(line).chars().take(200).collect());
+        }
+        if left_out > 0 {
+            problems.push(Problem::More(left_out).into());
         }
         Self { filename: filename.into(), problems }
     }
 
     /// The form in which a component returns it; `source` is the number of the source file.
     pub fn into_build_error(self, source: Option<u32>) -> BuildError {
-        let mut error = BuildError::default();
-        for (index, located) in self.problems.iter().enumerate() {
-            if index > 0 {
-                error.message.push_str("; ");
+        let mut problems = self.problems.iter().map(|located| {
+            let range = |source| match (located.place, located.lines) {
+                (Some(place), _) => Some(place.range(source)),
+                (None, lines) => {
+                    lines.map(|lines| SourceRange::lines(source, lines.start, lines.end))
+                }
+            };
+            sdk::Problem {
+                message: self.headline(located),
+                locations: source.and_then(range).into_iter().collect(),
+                hints: located.problem.hint().into_iter().collect(),
             }
-            error.message.push_str(&self.headline(located));
-            if let (Some(lines), Some(source)) = (located.lines, source) {
-                let (start_line, end_line) = (lines.start, lines.end);
-                error.locations.push(SourceRange { source, start_line, end_line });
-            }
-            error.hints.extend(located.problem.hint());
+        });
+        let first = problems.next().unwrap_or_default();
+        BuildError {
+            message: first.message,
+            locations: first.locations,
+            hints: first.hints,
+            others: problems.collect(),
         }
-        error
     }
 
     fn headline(&self, located: &Located) -> String {
         match located.lines {
             Some(lines) => format!("{}:{}: {}", self.filename, lines.start, located.problem),
+            None if matches!(located.problem, Problem::More(_)) => located.problem.to_string(),
             None if self.filename.is_empty() => located.problem.to_string(),
             None => format!("{}: {}", self.filename, located.problem),
         }
@@ -214,7 +277,8 @@ impl fmt::Display for Errors {
             }
             write!(f, "{}", self.headline(located))?;
             if let (Some(lines), Some(text)) = (located.lines, &located.text) {
-                write!(f, "\n  {} | {text}", lines.start)?;
+                let line = located.place.map_or(lines.start, |place| place.line);
+                write!(f, "\n  {line} | {text}")?;
             }
             if let Some(hint) = located.problem.hint() {
                 write!(f, "\n  hint: {hint}")?;

@@ -1,21 +1,24 @@
-//! A request from its beginning to its end: reads the Dockerfile and the ignore files, lowers
-//! for each platform, and puts the result together.
+//! A request from its beginning to its end: reads the Dockerfile and the ignore files, checks,
+//! lowers for each platform, and puts the result together. What is asked instead of a build is
+//! left to `subrequests`.
 
 use std::collections::BTreeMap;
 
 use cofferdam_sdk::{
-    BuildError, BuildResult, Description, Frontend, Host, HostError, OpMetadata, PlatformResult,
-    Request, Snapshot, SourceRange, Warning,
+    BuildError, BuildResult, Description, Frontend, Host, HostError, OpMetadata, Platform,
+    PlatformResult, Request, Snapshot,
 };
 
+use crate::checks::Checks;
 use crate::directives::Directives;
 use crate::error::{Errors, Lines, Located, Problem};
 use crate::ignore;
-use crate::lower::{ContextPaths, Input, json_list, lower};
+use crate::lower::{ContextPaths, Input, Scope, json_list, lower};
 use crate::options::{OPTIONS, Options};
-use crate::parse;
+use crate::parse::{self, Dockerfile};
 use crate::path;
 use crate::probe::{Images, Probe};
+use crate::subrequests;
 
 /// The frontend for Dockerfiles.
 #[derive(Clone, Copy, Debug)]
@@ -23,15 +26,10 @@ pub struct DockerfileFrontend;
 
 impl Frontend for DockerfileFrontend {
     fn build<H: Host>(host: &H, request: &Request) -> Result<BuildResult<H::Output>, BuildError> {
-        let outside = |problem: Problem| {
-            Errors::in_file("", "", vec![Located::from(problem)]).into_build_error(None)
-        };
-        let options = Options::new(request).map_err(outside)?;
-        let files = Files::read(host, &options).map_err(outside)?;
-        let source = host.add_source(&files.name, "Dockerfile", files.text.as_bytes());
-        build(host, request, &options, &files, source).map_err(|problems| {
-            Errors::in_file(&files.name, &files.text, problems).into_build_error(Some(source))
-        })
+        match request.subrequest.as_str() {
+            "" => image(host, request),
+            name => subrequests::answer(host, request, name),
+        }
     }
 
     fn describe() -> Description {
@@ -41,23 +39,47 @@ impl Frontend for DockerfileFrontend {
             version: env!("CARGO_PKG_VERSION").into(),
             summary: "Builds images from Dockerfiles, the language that Docker documents.".into(),
             options: OPTIONS.iter().map(owned).collect(),
-            subrequests: Vec::new(),
+            subrequests: subrequests::names().map(str::to_owned).collect(),
         }
     }
 }
 
+/// Builds the images that a request asks for.
+fn image<H: Host>(host: &H, request: &Request) -> Result<BuildResult<H::Output>, BuildError> {
+    let options = Options::new(request).map_err(outside)?;
+    let files = Files::read(host, &options).map_err(outside)?;
+    let source = files.register(host);
+    build(host, request, &options, &files, source).map_err(|problems| {
+        Errors::in_file(&files.name, &files.text, problems).into_build_error(Some(source))
+    })
+}
+
+/// A problem that is in no file.
+pub(crate) fn outside(problem: Problem) -> BuildError {
+    Errors::in_file("", "", vec![Located::from(problem)]).into_build_error(None)
+}
+
 /// What is read before lowering.
-struct Files {
+pub(crate) struct Files {
     /// Path of the Dockerfile.
-    name: String,
+    pub name: String,
     /// The Dockerfile.
-    text: String,
-    /// Patterns of the ignore file that belongs to the Dockerfile alone.
-    own_ignore: Option<Vec<String>>,
+    pub text: String,
+    /// The ignore file that belongs to the Dockerfile alone, if there is one.
+    pub own_ignore: Option<String>,
+}
+
+/// An ignore file.
+pub(crate) struct IgnoreFile {
+    /// Its path.
+    pub name: String,
+    /// What it says; empty when it is not there.
+    pub text: String,
 }
 
 impl Files {
-    fn read<H: Host>(host: &H, options: &Options) -> Result<Self, Problem> {
+    /// Reads them.
+    pub fn read<H: Host>(host: &H, options: &Options) -> Result<Self, Problem> {
         let name = path::inside(&options.filename).trim_start_matches('/').to_owned();
         let own_ignore = format!("{name}.dockerignore");
         let lower_case = name.strip_suffix("Dockerfile").map(|start| format!("{start}dockerfile"));
@@ -76,8 +98,26 @@ impl Files {
         let text = String::from_utf8(data)
             .map_err(|_| Problem::invalid("Dockerfile", &name, "a file in UTF-8"))?;
         let own_ignore = read(&tree, &own_ignore)?;
-        let own_ignore = own_ignore.map(|data| ignore::parse(&String::from_utf8_lossy(&data)));
+        let own_ignore = own_ignore.map(|data| String::from_utf8_lossy(&data).into_owned());
         Ok(Self { name, text, own_ignore })
+    }
+
+    /// Registers the Dockerfile as a source; gives its number.
+    pub fn register<H: Host>(&self, host: &H) -> u32 {
+        host.add_source(&self.name, "Dockerfile", self.text.as_bytes())
+    }
+
+    /// The ignore file of the main context.
+    pub fn ignore_file<H: Host>(&self, host: &H, options: &Options) -> Result<IgnoreFile, Problem> {
+        Ok(match &self.own_ignore {
+            Some(text) => {
+                IgnoreFile { name: format!("{}.dockerignore", self.name), text: text.clone() }
+            }
+            None => {
+                let text = ignore_text(host, &options.context_key)?;
+                IgnoreFile { name: ".dockerignore".into(), text }
+            }
+        })
     }
 }
 
@@ -87,31 +127,14 @@ fn missing(name: &str) -> Problem {
 }
 
 /// Says so where a directive asks for something that is not there.
-fn directives<H: Host>(
-    host: &H,
-    directives: &Directives,
-    files: &Files,
-    source: u32,
-) -> Result<(), Vec<Located>> {
-    let line = |name: &str| {
-        let at = files.text.lines().position(|line| line.contains(name)).unwrap_or(0);
-        let at = u32::try_from(at + 1).unwrap_or(u32::MAX);
-        Lines { start: at, end: at }
+fn directives(directives: &Directives, text: &str) -> Result<(), Vec<Located>> {
+    let Some(syntax) = directives.syntax.as_deref().filter(|syntax| !is_own_syntax(syntax)) else {
+        return Ok(());
     };
-    if let Some(syntax) = directives.syntax.as_deref().filter(|syntax| !is_own_syntax(syntax)) {
-        let what = format!("the frontend `{syntax}` of the directive `syntax`");
-        return Err(vec![Problem::Unsupported(what).at(line("syntax"))]);
-    }
-    if directives.check.is_some() {
-        let Lines { start, end } = line("check");
-        host.warn(&Warning {
-            short: "the directive `check` is not supported yet: nothing is checked".into(),
-            detail: Vec::new(),
-            url: String::new(),
-            locations: vec![SourceRange { source, start_line: start, end_line: end }],
-        });
-    }
-    Ok(())
+    let at = text.lines().position(|line| line.contains("syntax")).unwrap_or(0);
+    let at = u32::try_from(at + 1).unwrap_or(u32::MAX);
+    let what = format!("the frontend `{syntax}` of the directive `syntax`");
+    Err(vec![Problem::Unsupported(what).at(Lines { start: at, end: at })])
 }
 
 /// Whether a syntax directive names Docker's own frontend, whose language this one has.
@@ -146,12 +169,84 @@ fn read(tree: &impl Snapshot, path: &str) -> Result<Option<Vec<u8>>, Problem> {
     }
 }
 
-/// The patterns of the ignore file at the top of a local directory.
-fn ignored<H: Host>(host: &H, directory: &str) -> Result<Vec<String>, Problem> {
+/// The ignore file at the top of a local directory.
+fn ignore_text<H: Host>(host: &H, directory: &str) -> Result<String, Problem> {
     let wanted = [".dockerignore".to_owned()];
     let tree = local(host, directory, &wanted, "[internal] load .dockerignore")?;
     let data = read(&tree, ".dockerignore")?.unwrap_or_default();
-    Ok(ignore::parse(&String::from_utf8_lossy(&data)))
+    Ok(String::from_utf8_lossy(&data).into_owned())
+}
+
+/// What is found out before anything is made.
+pub(crate) struct Survey {
+    /// What the host said about images.
+    images: Images,
+    /// Patterns to leave out of the local directories that are named contexts.
+    named: BTreeMap<String, Vec<String>>,
+    /// Which files of the main context are needed.
+    paths: ContextPaths,
+    /// Patterns to leave out of the main context.
+    ignored: Vec<String>,
+}
+
+impl Survey {
+    /// Lowers a file without making anything. Which files of the context are needed is known
+    /// only then, and lowering needs the context; and the checks watch it.
+    pub fn new<H: Host>(
+        host: &H,
+        request: &Request,
+        options: &Options,
+        (files, dockerfile): (&Files, &Dockerfile),
+        (checks, scope): (&Checks<'_>, Scope),
+    ) -> Result<Self, Vec<Located>> {
+        directives(&dockerfile.directives, &files.text)?;
+        let mut survey = Self {
+            images: Images::default(),
+            named: BTreeMap::new(),
+            paths: ContextPaths::default(),
+            ignored: Vec::new(),
+        };
+        for context in options.contexts.values() {
+            if let Some(directory) = context.strip_prefix("local:") {
+                let patterns = ignore::parse(&ignore_text(host, directory)?);
+                survey.named.insert(directory.to_owned(), patterns);
+            }
+        }
+        for target in &request.platforms {
+            checks.stages(dockerfile, options, target, &request.build_platform);
+            let mut input = survey.input(request, options, dockerfile, target);
+            (input.context, input.checks, input.scope) = (Some(()), Some(checks), scope);
+            let paths = lower(&Probe(host), &input)?.context_paths;
+            survey.paths.extend(paths);
+        }
+        if !survey.paths.is_empty() {
+            survey.ignored = ignore::parse(&files.ignore_file(host, options)?.text);
+            checks.ignored(&survey.ignored)?;
+        }
+        Ok(survey)
+    }
+
+    fn input<'a, O>(
+        &'a self,
+        request: &'a Request,
+        options: &'a Options,
+        dockerfile: &'a Dockerfile,
+        target: &'a Platform,
+    ) -> Input<'a, O> {
+        Input {
+            dockerfile,
+            options,
+            target,
+            build: &request.build_platform,
+            name_platforms: request.platforms.len() > 1,
+            context: None,
+            ignored: &self.named,
+            images: &self.images,
+            checks: None,
+            scope: Scope::Target,
+            source: None,
+        }
+    }
 }
 
 fn build<H: Host>(
@@ -162,48 +257,21 @@ fn build<H: Host>(
     source: u32,
 ) -> Result<BuildResult<H::Output>, Vec<Located>> {
     let dockerfile = parse::parse(&files.text)?;
-    directives(host, &dockerfile.directives, files, source)?;
-    let images = Images::default();
-    let mut named = BTreeMap::new();
-    for context in options.contexts.values() {
-        if let Some(directory) = context.strip_prefix("local:") {
-            named.insert(directory.to_owned(), ignored(host, directory)?);
-        }
-    }
-    // Which files of the context are needed is known only after lowering, and lowering needs the
-    // context: so it is done twice, first without making anything.
-    let mut paths = ContextPaths::default();
-    for target in &request.platforms {
-        let input = Input {
-            dockerfile: &dockerfile,
-            options,
-            target,
-            build: &request.build_platform,
-            name_platforms: request.platforms.len() > 1,
-            context: Some(()),
-            ignored: &named,
-            images: &images,
-            source: None,
-        };
-        paths.extend(lower(&Probe(host), &input)?.context_paths);
-    }
-    let context = match paths.is_empty() {
+    let checks = Checks::new(&files.text, &dockerfile, options)?;
+    let survey =
+        Survey::new(host, request, options, (files, &dockerfile), (&checks, Scope::Target));
+    // What is likely to be wrong may be why something is.
+    checks.warnings(source).iter().for_each(|warning| host.warn(warning));
+    let survey = survey?;
+    checks.verdict()?;
+    let context = match survey.paths.is_empty() {
         true => None,
-        false => Some(context(host, options, files, &paths)?),
+        false => Some(context(host, options, &survey)?),
     };
     let mut results = Vec::new();
     for target in &request.platforms {
-        let input = Input {
-            dockerfile: &dockerfile,
-            options,
-            target,
-            build: &request.build_platform,
-            name_platforms: request.platforms.len() > 1,
-            context: context.clone(),
-            ignored: &named,
-            images: &images,
-            source: Some(source),
-        };
+        let mut input = survey.input(request, options, &dockerfile, target);
+        (input.context, input.source) = (context.clone(), Some(source));
         let lowered = lower(host, &input)?;
         results.push(PlatformResult {
             platform: target.clone(),
@@ -215,22 +283,13 @@ fn build<H: Host>(
 }
 
 /// The main build context: only what is used of it, and not what is ignored.
-fn context<H: Host>(
-    host: &H,
-    options: &Options,
-    files: &Files,
-    paths: &ContextPaths,
-) -> Result<H::Output, Problem> {
+fn context<H: Host>(host: &H, options: &Options, survey: &Survey) -> Result<H::Output, Problem> {
     let directory = &options.context_key;
-    let patterns = match &files.own_ignore {
-        Some(patterns) => patterns.clone(),
-        None => ignored(host, directory)?,
-    };
     let mut attributes = Vec::new();
-    if !patterns.is_empty() {
-        attributes.push(("local.excludepatterns".to_owned(), json_list(&patterns)));
+    if !survey.ignored.is_empty() {
+        attributes.push(("local.excludepatterns".to_owned(), json_list(&survey.ignored)));
     }
-    if let Some(follow) = paths.follow() {
+    if let Some(follow) = survey.paths.follow() {
         attributes.push(("local.followpaths".to_owned(), json_list(&follow)));
     }
     attributes.push(("local.sharedkeyhint".to_owned(), directory.clone()));

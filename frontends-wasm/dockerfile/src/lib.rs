@@ -8,7 +8,9 @@
 //!
 //! **Invariant:** it knows no crate of the host, and reaches the outside only through the SDK.
 
+pub mod checks;
 pub mod command;
+pub mod descriptions;
 pub mod directives;
 pub mod duration;
 pub mod error;
@@ -18,6 +20,7 @@ pub mod ignore;
 pub mod image;
 pub mod instruction;
 pub mod lines;
+pub mod locate;
 pub mod lower;
 pub mod options;
 pub mod parse;
@@ -26,6 +29,7 @@ pub mod pattern;
 pub mod probe;
 pub mod reference;
 pub mod stages;
+mod subrequests;
 pub mod suggest;
 pub mod words;
 

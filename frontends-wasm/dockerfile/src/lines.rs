@@ -17,6 +17,8 @@ pub struct LogicalLine {
     pub text: String,
     /// The here-documents that follow it.
     pub heredocs: Vec<Heredoc>,
+    /// The first empty line inside it, if there is one.
+    pub blank: Option<u32>,
 }
 
 /// Cuts `source`. `takes_heredocs` says whether an instruction's text may announce some.
@@ -37,12 +39,17 @@ pub fn split(
             continue;
         }
         let mut text = String::new();
+        let mut blank = None;
         let mut continued = append(&mut text, line.trim_start(), escape);
         while continued {
             let Some((line, number)) = physical.next() else { break };
             check_length(line, Lines { start: number, end: number })?;
             lines.end = number;
-            if is_comment(line) || line.trim().is_empty() {
+            if is_comment(line) {
+                continue;
+            }
+            if line.trim().is_empty() {
+                blank.get_or_insert(number);
                 continue;
             }
             continued = append(&mut text, line, escape);
@@ -58,7 +65,7 @@ pub fn split(
         for heredoc in &mut heredocs {
             lines.end = read_body(heredoc, &mut physical, lines)?;
         }
-        found.push(LogicalLine { lines, text, heredocs });
+        found.push(LogicalLine { lines, text, heredocs, blank });
     }
     Ok(found)
 }

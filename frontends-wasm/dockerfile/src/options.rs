@@ -72,9 +72,6 @@ impl Options {
     /// # Errors
     /// When one has an invalid value, or asks for what is not supported yet.
     pub fn new(request: &Request) -> Result<Self, Problem> {
-        if !request.subrequest.is_empty() {
-            return Err(Problem::Unsupported(format!("the subrequest `{}`", request.subrequest)));
-        }
         let text = |name: &str| request.option(name).filter(|value| !value.is_empty());
         if let Some(context) = text("context").filter(|_| text("contextkey").is_none()) {
             return Err(Problem::Unsupported(format!("the remote build context `{context}`")));

@@ -95,7 +95,7 @@ fn parse_line(line: LogicalLine, escape: char) -> Result<Instruction, Problem> {
     })?;
     let (rest, flags) = Flags::take(spec, rest)?;
     let command = command(spec, rest, flags, line.heredocs, escape)?;
-    Ok(Instruction { spec, command, lines: line.lines, text: line.text })
+    Ok(Instruction { spec, command, lines: line.lines, text: line.text, blank: line.blank })
 }
 
 fn command(
@@ -154,7 +154,8 @@ fn command(
         "HEALTHCHECK" => Command::Healthcheck(healthcheck(spec, rest, &mut flags)?),
         "ONBUILD" => {
             let none = Lines { start: 1, end: 1 };
-            let line = LogicalLine { lines: none, text: rest.into(), heredocs: heredocs.clone() };
+            let (text, bodies) = (rest.to_owned(), heredocs.clone());
+            let line = LogicalLine { lines: none, text, heredocs: bodies, blank: None };
             let kept = parse_line(line, escape)?;
             if !kept.spec.in_onbuild {
                 return Err(not_in_onbuild(kept.spec));

@@ -57,34 +57,21 @@ impl Stages {
         build: &Platform,
     ) -> Result<Self, Vec<Located>> {
         let expander = Expander::new(dockerfile.directives.escape);
-        let mut globals = predefined(options, target, build);
+        let (globals, mut problems) = globals(dockerfile, options, target, build);
         let mut stages: Vec<Stage> = Vec::new();
-        let mut problems = Vec::new();
+        let mut names = BTreeMap::new();
         for instruction in &dockerfile.instructions {
             match (&instruction.command, stages.last_mut()) {
                 (Command::From(from), _) => {
-                    match stage(from, instruction, &stages, &globals, expander) {
-                        Ok(stage) => stages.push(stage),
+                    match stage(from, instruction, &names, &globals, expander) {
+                        Ok(stage) => {
+                            names.extend(stage.name.clone().map(|name| (name, stages.len())));
+                            stages.push(stage);
+                        }
                         Err(problem) => problems.push(problem.at(instruction.lines)),
                     }
                 }
                 (_, Some(stage)) => stage.instructions.push(instruction.clone()),
-                (Command::Arg(arguments), None) => {
-                    for (name, default) in arguments {
-                        let value = match (options.build_args.get(name), default) {
-                            (Some(value), _) => Ok(Some(value.clone())),
-                            (None, Some(word)) => expander.word(word, &globals).map(Some),
-                            (None, None) => Ok(None),
-                        };
-                        match value {
-                            Ok(Some(value)) => {
-                                globals.insert(name.clone(), value);
-                            }
-                            Ok(None) => {}
-                            Err(problem) => problems.push(problem.at(instruction.lines)),
-                        }
-                    }
-                }
                 (_, None) => {}
             }
         }
@@ -142,13 +129,16 @@ impl Stages {
         self.stages[index].name.clone().unwrap_or_else(|| format!("stage-{index}"))
     }
 
-    /// The stages that `target` needs, itself included, in the file's order.
+    /// The stages that `targets` need, themselves included, in the file's order.
     ///
     /// # Errors
     /// When an instruction of one of them names a stage that does not exist.
-    pub fn needed(&self, target: usize) -> Result<BTreeSet<usize>, Vec<Located>> {
+    pub fn needed(
+        &self,
+        targets: impl IntoIterator<Item = usize>,
+    ) -> Result<BTreeSet<usize>, Vec<Located>> {
         let mut needed = BTreeSet::new();
-        let mut open = vec![target];
+        let mut open: Vec<usize> = targets.into_iter().collect();
         let mut problems = Vec::new();
         while let Some(index) = open.pop() {
             if !needed.insert(index) {
@@ -180,10 +170,41 @@ fn sources(command: &Command) -> Vec<String> {
     }
 }
 
+/// The variables that exist in FROM: the predefined ones, and the ARGs before the first FROM;
+/// with what is wrong with those.
+pub(crate) fn globals(
+    dockerfile: &Dockerfile,
+    options: &Options,
+    target: &Platform,
+    build: &Platform,
+) -> (BTreeMap<String, String>, Vec<Located>) {
+    let expander = Expander::new(dockerfile.directives.escape);
+    let mut globals = predefined(options, target, build);
+    let mut problems = Vec::new();
+    for instruction in &dockerfile.instructions {
+        let Command::Arg(arguments) = &instruction.command else { break };
+        for (name, default) in arguments {
+            let value = match (options.build_args.get(name), default) {
+                (Some(value), _) => Ok(Some(value.clone())),
+                (None, Some(word)) => expander.word(word, &globals).map(Some),
+                (None, None) => Ok(None),
+            };
+            match value {
+                Ok(Some(value)) => {
+                    globals.insert(name.clone(), value);
+                }
+                Ok(None) => {}
+                Err(problem) => problems.push(problem.at(instruction.lines)),
+            }
+        }
+    }
+    (globals, problems)
+}
+
 fn stage(
     from: &From,
     instruction: &Instruction,
-    earlier: &[Stage],
+    earlier: &BTreeMap<String, usize>,
     globals: &BTreeMap<String, String>,
     expander: Expander,
 ) -> Result<Stage, Problem> {
@@ -203,8 +224,7 @@ fn stage(
         }
         None => None,
     };
-    let lower = base.to_lowercase();
-    let index = earlier.iter().rposition(|stage| stage.name.as_deref() == Some(&lower));
+    let index = earlier.get(&base.to_lowercase()).copied();
     Ok(Stage {
         name: from.name.clone(),
         base: index.map_or(Base::Named(base), Base::Stage),

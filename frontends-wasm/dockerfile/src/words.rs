@@ -9,6 +9,9 @@ use crate::pattern::Pattern;
 pub trait Variables {
     /// The value of a variable, if it is set.
     fn get(&self, name: &str) -> Option<&str>;
+
+    /// Is told of a variable that was used, not set, and for which the word had no other text.
+    fn missed(&self, _name: &str) {}
 }
 
 impl Variables for BTreeMap<String, String> {
@@ -170,7 +173,10 @@ impl Scanner<'_> {
             return Ok(match self.variables.get(&name) {
                 Some(value) => value.into(),
                 None if self.expander.for_display => format!("${name}"),
-                None => String::new(),
+                None => {
+                    self.variables.missed(&name);
+                    String::new()
+                }
             });
         }
         self.chars.next();
@@ -193,7 +199,10 @@ impl Scanner<'_> {
         let unset_for_display = self.expander.for_display && value.is_none();
         match next {
             '}' if unset_for_display => Ok(format!("${{{name}}}")),
-            '}' => Ok(value.unwrap_or_default()),
+            '}' => Ok(value.unwrap_or_else(|| {
+                self.variables.missed(&name);
+                String::new()
+            })),
             '/' => {
                 let all = self.chars.next_if_eq(&'/').is_some();
                 let pattern = self.raw_until('/')?;

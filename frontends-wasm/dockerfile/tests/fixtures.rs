@@ -101,6 +101,8 @@ fn compare(case: &Path) -> String {
             name_platforms: false,
             context: Some(context),
             ignored: &BTreeMap::new(),
+            checks: None,
+            scope: cofferdam_dockerfile::lower::Scope::Target,
             images: &Images::default(),
             source: Some(0),
         };

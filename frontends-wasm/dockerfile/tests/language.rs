@@ -7,7 +7,7 @@ use cofferdam_dockerfile::DockerfileFrontend;
 use cofferdam_dockerfile::parse::parse;
 use cofferdam_dockerfile::words::Expander;
 use cofferdam_llb as llb;
-use cofferdam_sdk::{BuildError, Frontend, Platform, Request};
+use cofferdam_sdk::{BuildError, Frontend, Platform, Request, SourceRange};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
@@ -82,8 +82,20 @@ fn check(
 fn check_error(dockerfile: &'static str, expected: Expect) {
     let (_, result) = build(&[("dockerfile/Dockerfile", dockerfile)], &[], &["linux/amd64"]);
     let error = result.expect_err("the file is wrong");
-    let lines: Vec<_> = error.locations.iter().map(|l| (l.start_line, l.end_line)).collect();
-    expected.assert_eq(&format!("{}\n{lines:?} {:?}", error.message, error.hints));
+    let show = |message: &str, locations: &[SourceRange], hints: &[String]| {
+        let place = |at: &SourceRange| {
+            let SourceRange { start_line, end_line, start_column, end_column, .. } = at;
+            format!("{start_line}:{start_column} to {end_line}:{end_column}")
+        };
+        let places: Vec<_> = locations.iter().map(place).collect();
+        format!("{message}\n{} {hints:?}", places.join(", "))
+    };
+    let first = show(&error.message, &error.locations, &error.hints);
+    let others = error
+        .others
+        .iter()
+        .map(|other| format!("\n{}", show(&other.message, &other.locations, &other.hints)));
+    expected.assert_eq(&(first + &others.collect::<String>()));
 }
 
 #[test]
@@ -228,122 +240,124 @@ fn errors_say_where_and_what_next() {
     check_error(
         "FROM a\nRNU x\nCOYP a b\n",
         expect![[r#"
-        Dockerfile:2: unknown instruction `RNU`; Dockerfile:3: unknown instruction `COYP`
-        [(2, 2), (3, 3)] ["did you mean `RUN`?", "did you mean `COPY`?"]"#]],
+            Dockerfile:2: unknown instruction `RNU`
+            2:1 to 2:3 ["did you mean `RUN`?"]
+            Dockerfile:3: unknown instruction `COYP`
+            3:1 to 3:4 ["did you mean `COPY`?"]"#]],
     );
     check_error(
         "FROM a\nCOPY --form=x a b\n",
         expect![[r#"
-        Dockerfile:2: unknown flag `--form` of COPY
-        [(2, 2)] ["did you mean `--from`?"]"#]],
+            Dockerfile:2: unknown flag `--form` of COPY
+            2:6 to 2:11 ["did you mean `--from`?"]"#]],
     );
     check_error(
         "FROM a AS build\nFROM b\nCOPY --from=3 a b\n",
         expect![[r#"
-        Dockerfile:3: there is no stage `3`
-        [(3, 3)] []"#]],
+            Dockerfile:3: there is no stage `3`
+            3:13 to 3:13 []"#]],
     );
     check_error(
         "FROM a AS f\nCOPY --from=late a b\nFROM f AS late\n",
         expect![[r#"
-        Dockerfile:2: stage `late` is used before its end
-        [(2, 2)] ["move the stage in front of the instruction that uses it"]"#]],
+            Dockerfile:2: stage `late` is used before its end
+            2:13 to 2:16 ["move the stage in front of the instruction that uses it"]"#]],
     );
     check_error(
         "RUN x\n",
         expect![[r#"
-        Dockerfile:1: RUN stands before the first FROM: only ARG may
-        [(1, 1)] []"#]],
+            Dockerfile:1: RUN stands before the first FROM: only ARG may
+            1:1 to 1:3 []"#]],
     );
     check_error(
         "# nothing\n",
         expect![[r#"
-        Dockerfile: the file has no FROM: expected at least one stage
-        [] []"#]],
+            Dockerfile: the file has no FROM: expected at least one stage
+             []"#]],
     );
     check_error(
         "FROM a\nCOPY x\n",
         expect![[r#"
-        Dockerfile:2: COPY requires at least 2 arguments
-        [(2, 2)] []"#]],
+            Dockerfile:2: COPY requires at least 2 arguments
+            2:1 to 2:4 []"#]],
     );
     check_error(
         "FROM a\nCOPY x y /z\n",
         expect![[r#"
-        Dockerfile:2: invalid destination `/z`: expected a directory with `/` at its end, because there are several sources
-        [(2, 2)] []"#]],
+            Dockerfile:2: invalid destination `/z`: expected a directory with `/` at its end, because there are several sources
+            2:10 to 2:11 []"#]],
     );
     check_error(
         "FROM a\nENV X ${Y:?must be given}\n",
         expect![[r#"
-        Dockerfile:2: cannot expand `${Y:?must be given}`: `Y`: must be given
-        [(2, 2)] []"#]],
+            Dockerfile:2: cannot expand `${Y:?must be given}`: `Y`: must be given
+            2:7 to 2:25 []"#]],
     );
     check_error(
         "FROM $NONE\n",
         expect![[r#"
-        Dockerfile:1: invalid base `$NONE`: expected an image or stage; a variable in it may not be set
-        [(1, 1)] []"#]],
+            Dockerfile:1: invalid base `$NONE`: expected an image or stage; a variable in it may not be set
+            1:6 to 1:10 []"#]],
     );
     check_error(
         "FROM missing\n",
         expect![[r#"
-        Dockerfile:1: no such image: `docker.io/library/missing:latest`
-        [(1, 1)] []"#]],
+            Dockerfile:1: no such image: `docker.io/library/missing:latest`
+            1:0 to 1:0 []"#]],
     );
     check_error(
         "FROM a AS mising\nFROM a\nCOPY --from=missing a b\n",
         expect![[r#"
-        Dockerfile:3: no such image: `docker.io/library/missing:latest`
-        [(3, 3)] ["did you mean the stage `mising`?"]"#]],
+            Dockerfile:3: no such image: `docker.io/library/missing:latest`
+            3:13 to 3:19 ["did you mean the stage `mising`?"]"#]],
     );
     check_error(
         "FROM a\nCOPY --chmod=999 x /z\n",
         expect![[r#"
-        Dockerfile:2: invalid --chmod `999`: expected octal digits up to 07777, or a symbolic mode like `u=rwX,go=rX`
-        [(2, 2)] []"#]],
+            Dockerfile:2: invalid --chmod `999`: expected octal digits up to 07777, or a symbolic mode like `u=rwX,go=rX`
+            2:14 to 2:16 []"#]],
     );
     check_error(
         "FROM a\nRUN --mount=type=cahce,target=/x y\n",
         expect![[r#"
-        Dockerfile:2: invalid type of --mount `cahce`: expected `bind`, `cache`, `tmpfs`, `secret` or `ssh`
-        [(2, 2)] []"#]],
+            Dockerfile:2: invalid type of --mount `cahce`: expected `bind`, `cache`, `tmpfs`, `secret` or `ssh`
+            2:18 to 2:22 []"#]],
     );
     check_error(
         "FROM a\nEXPOSE 99999\n",
         expect![[r#"
-        Dockerfile:2: invalid port `99999`: expected `port[-port][/tcp|udp|sctp]`
-        [(2, 2)] []"#]],
+            Dockerfile:2: invalid port `99999`: expected `port[-port][/tcp|udp|sctp]`
+            2:8 to 2:12 []"#]],
     );
     check_error(
         "FROM a\nSTOPSIGNAL SIGNONE\n",
         expect![[r#"
-        Dockerfile:2: invalid signal `SIGNONE`: expected a signal's name like `SIGTERM`, or its number
-        [(2, 2)] []"#]],
+            Dockerfile:2: invalid signal `SIGNONE`: expected a signal's name like `SIGTERM`, or its number
+            2:12 to 2:18 []"#]],
     );
     check_error(
         "FROM a\nONBUILD FROM b\n",
         expect![[r#"
-        Dockerfile:2: ONBUILD cannot keep FROM
-        [(2, 2)] []"#]],
+            Dockerfile:2: ONBUILD cannot keep FROM
+            2:1 to 2:7 []"#]],
     );
     check_error(
         "FROM a\nHEALTHCHECK --interval=1us CMD x\n",
         expect![[r#"
-        Dockerfile:2: invalid --interval `1us`: expected a time of 1ms or more, like `1m30s`
-        [(2, 2)] []"#]],
+            Dockerfile:2: invalid --interval `1us`: expected a time of 1ms or more, like `1m30s`
+            2:24 to 2:26 []"#]],
     );
     check_error(
         "FROM a\nSHELL bash\n",
         expect![[r#"
-        Dockerfile:2: SHELL requires a JSON array of at least one text
-        [(2, 2)] []"#]],
+            Dockerfile:2: SHELL requires a JSON array of at least one text
+            2:1 to 2:5 []"#]],
     );
     check_error(
         "FROM a\nRUN --security=insecure --security=sandbox x\n",
         expect![[r#"
-        Dockerfile:2: RUN takes `--security` only once
-        [(2, 2)] []"#]],
+            Dockerfile:2: RUN takes `--security` only once
+            2:5 to 2:14 []"#]],
     );
 }
 
@@ -411,7 +425,9 @@ proptest! {
                 name_platforms: false,
                 context: Some(()),
                 ignored: &Default::default(),
-                images: &Default::default(),
+                checks: None,
+            scope: cofferdam_dockerfile::lower::Scope::Target,
+            images: &Default::default(),
                 source: None,
             };
             let _ = cofferdam_dockerfile::lower::lower(&cofferdam_dockerfile::probe::Probe(&host), &input);

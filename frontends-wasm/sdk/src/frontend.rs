@@ -90,6 +90,19 @@ pub struct BuildError {
     pub locations: Vec<SourceRange>,
     /// What to try next, one sentence each.
     pub hints: Vec<String>,
+    /// What else is wrong, if it does not follow from the first.
+    pub others: Vec<Problem>,
+}
+
+/// One more thing that is wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Problem {
+    /// One line: what is wrong.
+    pub message: String,
+    /// Where.
+    pub locations: Vec<SourceRange>,
+    /// What to try next, one sentence each.
+    pub hints: Vec<String>,
 }
 
 impl BuildError {

@@ -46,7 +46,9 @@ mod ops;
 pub mod wasm;
 
 pub use cofferdam_types::{ParsePlatformError, Platform};
-pub use frontend::{BuildError, BuildResult, Description, Frontend, PlatformResult, Request};
+pub use frontend::{
+    BuildError, BuildResult, Description, Frontend, PlatformResult, Problem, Request,
+};
 pub use host::{
     FileKind, FileStat, Host, HostError, ResolveMode, ResolvedImage, Snapshot, Warning,
 };

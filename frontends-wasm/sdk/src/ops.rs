@@ -21,8 +21,9 @@ impl OpMetadata {
     }
 }
 
-/// A range of lines in a source file, counted from 1, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A place in a source file: lines, or a part of them. Lines and columns are counted from 1, both
+/// ends included; columns are characters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SourceRange {
     /// What [`crate::Host::add_source`] returned.
     pub source: u32,
@@ -30,6 +31,17 @@ pub struct SourceRange {
     pub start_line: u32,
     /// Last line.
     pub end_line: u32,
+    /// First column in the first line; 0: the whole lines are meant.
+    pub start_column: u32,
+    /// Last column in the last line; 0: to the end of the line.
+    pub end_column: u32,
+}
+
+impl SourceRange {
+    /// Whole lines.
+    pub fn lines(source: u32, start_line: u32, end_line: u32) -> Self {
+        Self { source, start_line, end_line, start_column: 0, end_column: 0 }
+    }
 }
 
 /// A user or group.

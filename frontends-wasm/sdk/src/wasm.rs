@@ -80,6 +80,15 @@ pub fn build<F: Frontend>(
         message: error.message,
         locations: locations(&error.locations),
         hints: error.hints,
+        others: error
+            .others
+            .into_iter()
+            .map(|problem| exported::Problem {
+                message: problem.message,
+                locations: locations(&problem.locations),
+                hints: problem.hints,
+            })
+            .collect(),
     })
 }
 
@@ -296,6 +305,8 @@ fn locations(locations: &[sdk::SourceRange]) -> Vec<llb::SourceRange> {
         source: range.source,
         start_line: range.start_line,
         end_line: range.end_line,
+        start_column: range.start_column,
+        end_column: range.end_column,
     };
     locations.iter().map(convert).collect()
 }

@@ -89,6 +89,9 @@ struct Location<'a> {
     file: &'a str,
     start: u32,
     end: u32,
+    /// `null` where whole lines are meant.
+    start_column: Option<u32>,
+    end_column: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -118,6 +121,8 @@ impl Json {
                     file: &excerpt.file,
                     start: excerpt.start,
                     end: excerpt.end,
+                    start_column: Some(excerpt.start_column).filter(|column| *column > 0),
+                    end_column: Some(excerpt.end_column).filter(|column| *column > 0),
                 });
                 line(&Line::Warning {
                     message: &warning.short,
@@ -353,8 +358,9 @@ mod tests {
             url: "https://example.org".into(),
             locations: Vec::new(),
         };
-        let file = Excerpt { file: "Dockerfile".into(), text: String::new(), start: 2, end: 3 };
-        let mut text = json.render(&BuildEvent::Warning { warning, excerpts: vec![file] });
+        let whole = Excerpt { file: "Dockerfile".into(), start: 2, end: 3, ..Excerpt::default() };
+        let part = Excerpt { start: 4, end: 4, start_column: 5, end_column: 9, ..whole.clone() };
+        let mut text = json.render(&BuildEvent::Warning { warning, excerpts: vec![whole, part] });
         let image = Exported {
             digest: Some(Digest::of("a")),
             config: Some(Digest::of("a")),
@@ -364,7 +370,7 @@ mod tests {
         let exported = vec![Exported::default(), image];
         text += &json.result(&Response { exported, ..Response::default() });
         expect![[r#"
-            {"type":"warning","message":"careful","detail":["more"],"url":"https://example.org","locations":[{"file":"Dockerfile","start":2,"end":3}]}
+            {"type":"warning","message":"careful","detail":["more"],"url":"https://example.org","locations":[{"file":"Dockerfile","start":2,"end":3,"start_column":null,"end_column":null},{"file":"Dockerfile","start":4,"end":4,"start_column":5,"end_column":9}]}
             {"type":"result","digest":"DIGEST","config":"DIGEST","names":["docker.io/library/x:latest"],"exports":[{"digest":null,"config":null,"names":[]},{"digest":"DIGEST","config":"DIGEST","names":["docker.io/library/x:latest"]}]}
         "#]]
         .assert_eq(&text.replace(&Digest::of("a").to_string(), "DIGEST"));

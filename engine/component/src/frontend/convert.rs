@@ -8,7 +8,7 @@ use wasmtime::component::ResourceTable;
 
 use super::bindings::cofferdam::frontend::types as frontend;
 use super::bindings::cofferdam::llb::types as wit;
-use super::{BuildError, Description, HostError, PlatformResult, Request, SourceRange};
+use super::{BuildError, Description, HostError, PlatformResult, Problem, Request, SourceRange};
 use crate::error::Stop;
 
 /// Longest string of those that name something.
@@ -69,7 +69,7 @@ pub(super) fn ranges(
     files: usize,
 ) -> Result<Vec<SourceRange>, wit::Error> {
     let convert = |range: wit::SourceRange| {
-        let wit::SourceRange { source, start_line, end_line } = range;
+        let wit::SourceRange { source, start_line, end_line, start_column, end_column } = range;
         if source as usize >= files {
             return Err(invalid(format!("location: no source file has the number {source}")));
         }
@@ -78,7 +78,13 @@ pub(super) fn ranges(
                 "location: lines {start_line} to {end_line}, expected a range counted from 1"
             )));
         }
-        Ok(SourceRange { source, start_line, end_line })
+        let backwards = end_column != 0 && end_column < start_column && start_line == end_line;
+        if backwards || start_column.max(end_column) > i32::MAX as u32 {
+            return Err(invalid(format!(
+                "location: columns {start_column} to {end_column}, expected a range counted from 1"
+            )));
+        }
+        Ok(SourceRange { source, start_line, end_line, start_column, end_column })
     };
     ranges.into_iter().map(convert).collect()
 }
@@ -156,12 +162,18 @@ pub(super) fn build_error(
     error: frontend::BuildError,
     sources: Vec<llb::SourceInfo>,
 ) -> BuildError {
-    let locations = error
-        .locations
-        .into_iter()
-        .filter_map(|range| ranges(vec![range], sources.len()).ok()?.pop())
-        .collect();
-    BuildError { message: error.message, locations, hints: error.hints, sources }
+    let valid = |locations: Vec<wit::SourceRange>| -> Vec<SourceRange> {
+        let valid = |range| ranges(vec![range], sources.len()).ok()?.pop();
+        locations.into_iter().filter_map(valid).collect()
+    };
+    let other = |problem: frontend::Problem| Problem {
+        message: problem.message,
+        locations: valid(problem.locations),
+        hints: problem.hints,
+    };
+    let locations = valid(error.locations);
+    let others = error.others.into_iter().map(other).collect();
+    BuildError { message: error.message, locations, hints: error.hints, others, sources }
 }
 
 /// Checks that there is one result for each platform.

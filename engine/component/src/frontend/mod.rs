@@ -116,8 +116,8 @@ pub struct PlatformResult {
     pub config: Vec<u8>,
 }
 
-/// A range of lines in a source file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A place in a source file: lines, or a part of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SourceRange {
     /// Which of the registered files.
     pub source: u32,
@@ -125,6 +125,10 @@ pub struct SourceRange {
     pub start_line: u32,
     /// Last line, inclusive.
     pub end_line: u32,
+    /// First column in the first line, in characters, counted from 1; 0: the whole lines.
+    pub start_column: u32,
+    /// Last column in the last line, inclusive; 0: to the end of the line.
+    pub end_column: u32,
 }
 
 /// The frontend's own word on why there is no result.
@@ -136,8 +140,21 @@ pub struct BuildError {
     pub locations: Vec<SourceRange>,
     /// What to try next, one sentence each.
     pub hints: Vec<String>,
+    /// What else is wrong.
+    pub others: Vec<Problem>,
     /// The files that the locations point into.
     pub sources: Vec<SourceInfo>,
+}
+
+/// One more thing that is wrong, of those that the frontend tells at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// One line: what is wrong.
+    pub message: String,
+    /// Where.
+    pub locations: Vec<SourceRange>,
+    /// What to try next, one sentence each.
+    pub hints: Vec<String>,
 }
 
 impl fmt::Display for BuildError {

@@ -69,6 +69,9 @@ async fn errors_keep_their_parts() {
     assert_eq!(error.message, "told to fail");
     assert_eq!(error.hints, ["do not tell it"]);
     assert_eq!(error.locations[0].start_line, 2);
+    let other = &error.others[0];
+    assert_eq!(other.message, "and once more");
+    assert_eq!((other.locations[0].start_column, other.locations[0].end_column), (1, 3));
     assert_eq!(error.sources[0].data, b"one\ntwo\n");
 }
 

@@ -119,7 +119,7 @@ void __wasm_export_exports_frontend_build_post_return(uint8_t * arg0) {
       if (len9 > 0) {
         uint8_t *ptr10 = *((uint8_t **) (arg0 + (3*sizeof(void*))));
         for (size_t i11 = 0; i11 < len9; i11++) {
-          uint8_t *base = ptr10 + i11 * 12;
+          uint8_t *base = ptr10 + i11 * 20;
           (void) base;
         }
         free(ptr10);
@@ -135,6 +135,39 @@ void __wasm_export_exports_frontend_build_post_return(uint8_t * arg0) {
           }
         }
         free(ptr13);
+      }
+      size_t len21 = *((size_t*) (arg0 + (8*sizeof(void*))));
+      if (len21 > 0) {
+        uint8_t *ptr22 = *((uint8_t **) (arg0 + (7*sizeof(void*))));
+        for (size_t i23 = 0; i23 < len21; i23++) {
+          uint8_t *base = ptr22 + i23 * (6*sizeof(void*));
+          (void) base;
+          if ((*((size_t*) (base + sizeof(void*)))) > 0) {
+            free(*((uint8_t **) (base + 0)));
+          }
+          size_t len15 = *((size_t*) (base + (3*sizeof(void*))));
+          if (len15 > 0) {
+            uint8_t *ptr16 = *((uint8_t **) (base + (2*sizeof(void*))));
+            for (size_t i17 = 0; i17 < len15; i17++) {
+              uint8_t *base = ptr16 + i17 * 20;
+              (void) base;
+            }
+            free(ptr16);
+          }
+          size_t len18 = *((size_t*) (base + (5*sizeof(void*))));
+          if (len18 > 0) {
+            uint8_t *ptr19 = *((uint8_t **) (base + (4*sizeof(void*))));
+            for (size_t i20 = 0; i20 < len18; i20++) {
+              uint8_t *base = ptr19 + i20 * (2*sizeof(void*));
+              (void) base;
+              if ((*((size_t*) (base + sizeof(void*)))) > 0) {
+                free(*((uint8_t **) (base + 0)));
+              }
+            }
+            free(ptr19);
+          }
+        }
+        free(ptr22);
       }
       break;
     }
@@ -872,9 +905,26 @@ void cofferdam_frontend_types_list_source_range_free(cofferdam_frontend_types_li
   }
 }
 
+void cofferdam_frontend_types_problem_free(cofferdam_frontend_types_problem_t *ptr) {
+  frontend_string_free(&ptr->message);
+  cofferdam_frontend_types_list_source_range_free(&ptr->locations);
+}
+
+void cofferdam_frontend_types_list_problem_free(cofferdam_frontend_types_list_problem_t *ptr) {
+  size_t list_len = ptr->len;
+  if (list_len > 0) {
+    cofferdam_frontend_types_problem_t *list_ptr = ptr->ptr;
+    for (size_t i = 0; i < list_len; i++) {
+      cofferdam_frontend_types_problem_free(&list_ptr[i]);
+    }
+    free(list_ptr);
+  }
+}
+
 void cofferdam_frontend_types_build_error_free(cofferdam_frontend_types_build_error_t *ptr) {
   frontend_string_free(&ptr->message);
   cofferdam_frontend_types_list_source_range_free(&ptr->locations);
+  cofferdam_frontend_types_list_problem_free(&ptr->others);
 }
 
 void cofferdam_frontend_types_description_free(cofferdam_frontend_types_description_t *ptr) {
@@ -1900,6 +1950,8 @@ uint8_t * __wasm_export_exports_frontend_build(uint8_t * arg, size_t arg0, uint8
     *((uint8_t **)(ptr + (3*sizeof(void*)))) = (uint8_t *) ((*payload14).locations).ptr;
     *((size_t*)(ptr + (6*sizeof(void*)))) = ((*payload14).hints).len;
     *((uint8_t **)(ptr + (5*sizeof(void*)))) = (uint8_t *) ((*payload14).hints).ptr;
+    *((size_t*)(ptr + (8*sizeof(void*)))) = ((*payload14).others).len;
+    *((uint8_t **)(ptr + (7*sizeof(void*)))) = (uint8_t *) ((*payload14).others).ptr;
   } else {
     const frontend_build_result_t *payload = &(ret).val.ok;*((int8_t*)(ptr + 0)) = 0;
     *((size_t*)(ptr + (2*sizeof(void*)))) = ((*payload).results).len;

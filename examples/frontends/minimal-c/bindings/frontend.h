@@ -24,7 +24,8 @@ typedef struct cofferdam_llb_types_platform_t {
   frontend_string_t   variant;
 } cofferdam_llb_types_platform_t;
 
-// A range of lines in a source file that the frontend registered with `add-source`.
+// A place in a source file that the frontend registered with `add-source`: lines, or a part
+// of them.
 typedef struct cofferdam_llb_types_source_range_t {
   // What `add-source` returned.
   uint32_t   source;
@@ -32,6 +33,10 @@ typedef struct cofferdam_llb_types_source_range_t {
   uint32_t   start_line;
   // Last line, inclusive.
   uint32_t   end_line;
+  // First column in the first line, in characters, counted from 1; 0: the whole lines.
+  uint32_t   start_column;
+  // Last column in the last line, inclusive; 0: to the end of the line.
+  uint32_t   end_column;
 } cofferdam_llb_types_source_range_t;
 
 typedef struct {
@@ -810,6 +815,21 @@ typedef struct {
   size_t len;
 } cofferdam_frontend_types_list_source_range_t;
 
+// One more thing that is wrong.
+typedef struct cofferdam_frontend_types_problem_t {
+  // One line: what is wrong.
+  frontend_string_t   message;
+  // Where.
+  cofferdam_frontend_types_list_source_range_t   locations;
+  // What to try next, one sentence each.
+  frontend_list_string_t   hints;
+} cofferdam_frontend_types_problem_t;
+
+typedef struct {
+  cofferdam_frontend_types_problem_t *ptr;
+  size_t len;
+} cofferdam_frontend_types_list_problem_t;
+
 // Why there is no result.
 typedef struct cofferdam_frontend_types_build_error_t {
   // One line: what is wrong.
@@ -818,6 +838,8 @@ typedef struct cofferdam_frontend_types_build_error_t {
   cofferdam_frontend_types_list_source_range_t   locations;
   // What to try next, one sentence each.
   frontend_list_string_t   hints;
+  // What else is wrong, if it does not follow from the first.
+  cofferdam_frontend_types_list_problem_t   others;
 } cofferdam_frontend_types_build_error_t;
 
 // What a frontend says of itself.
@@ -1079,6 +1101,10 @@ void frontend_list_tuple2_string_list_u8_free(frontend_list_tuple2_string_list_u
 void cofferdam_frontend_types_build_result_free(cofferdam_frontend_types_build_result_t *ptr);
 
 void cofferdam_frontend_types_list_source_range_free(cofferdam_frontend_types_list_source_range_t *ptr);
+
+void cofferdam_frontend_types_problem_free(cofferdam_frontend_types_problem_t *ptr);
+
+void cofferdam_frontend_types_list_problem_free(cofferdam_frontend_types_list_problem_t *ptr);
 
 void cofferdam_frontend_types_build_error_free(cofferdam_frontend_types_build_error_t *ptr);
 

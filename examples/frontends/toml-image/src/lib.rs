@@ -30,13 +30,13 @@ impl Frontend for TomlImage {
         let text = read(host, filename)?;
         let source = host.add_source(filename, "TOML", text.as_bytes());
         let at = |lines: Option<(u32, u32)>| -> Vec<SourceRange> {
-            let range = |(start_line, end_line)| SourceRange { source, start_line, end_line };
+            let range = |(start, end)| SourceRange::lines(source, start, end);
             lines.map(range).into_iter().collect()
         };
         let file = file::parse(&text).map_err(|mistake| BuildError {
             message: format!("{filename}: {}", mistake.message),
             locations: at(mistake.lines),
-            hints: Vec::new(),
+            ..BuildError::default()
         })?;
         let build = |platform: &Platform| {
             let mut stage = Stage::start(host, &file, platform)?;
@@ -77,8 +77,8 @@ fn read<H: Host>(host: &H, filename: &str) -> Result<String, BuildError> {
     let bytes = host.solve(&local)?.read_file(filename).map_err(|error| match error {
         HostError::NotFound(_) => BuildError {
             message: format!("there is no file `{filename}`"),
-            locations: Vec::new(),
             hints: vec!["name another image file with --file".into()],
+            ..BuildError::default()
         },
         error => error.into(),
     })?;

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use cofferdam_sdk::{
     ActionInput, ActionKind, BuildError, BuildResult, CopyAction, Description, ExecOp, FileAction,
     Frontend, Host, HostError, MkfileAction, Mount, NetworkMode, OpMetadata, PlatformResult,
-    Process, Request, ResolveMode, SecurityMode, Snapshot, SourceRange, Warning,
+    Problem, Process, Request, ResolveMode, SecurityMode, Snapshot, SourceRange, Warning,
 };
 
 struct Probe;
@@ -26,8 +26,17 @@ impl Frontend for Probe {
             host.add_source("Probefile", "probe", b"one\ntwo\n");
             return Err(BuildError {
                 message: "told to fail".into(),
-                locations: vec![SourceRange { source: 0, start_line: 2, end_line: 2 }],
+                locations: vec![SourceRange::lines(0, 2, 2)],
                 hints: vec!["do not tell it".into()],
+                others: vec![Problem {
+                    message: "and once more".into(),
+                    locations: vec![SourceRange {
+                        start_column: 1,
+                        end_column: 3,
+                        ..SourceRange::lines(0, 1, 1)
+                    }],
+                    ..Problem::default()
+                }],
             });
         }
         println!("probe: out");
@@ -63,7 +72,7 @@ fn look_around() -> String {
 
 fn build<H: Host>(host: &H, request: &Request) -> Result<BuildResult<H::Output>, BuildError> {
     let file = host.add_source("Probefile", "probe", b"one\ntwo\n");
-    let locations = vec![SourceRange { source: file, start_line: 1, end_line: 2 }];
+    let locations = vec![SourceRange::lines(file, 1, 2)];
     let plain = OpMetadata::default();
 
     let platform = request.platforms.first();
@@ -120,14 +129,14 @@ fn build<H: Host>(host: &H, request: &Request) -> Result<BuildResult<H::Output>,
     if !matches!(host.from_definition(&[vec![255; 9]]), Err(HostError::Invalid(_))) {
         return Err(BuildError::new("a definition of rubbish is not `invalid`"));
     }
-    let nowhere = SourceRange { source: 7, start_line: 1, end_line: 1 };
+    let nowhere = SourceRange::lines(7, 1, 1);
     let bad = OpMetadata { locations: vec![nowhere], ..OpMetadata::default() };
     if !matches!(host.source("docker-image://x", &[], None, &bad), Err(HostError::Invalid(_))) {
         return Err(BuildError::new("a location in no file is not `invalid`"));
     }
     host.warn(&Warning {
         short: "mind the gap".into(),
-        locations: vec![SourceRange { source: file, start_line: 2, end_line: 2 }, nowhere],
+        locations: vec![SourceRange::lines(file, 2, 2), nowhere],
         ..Warning::default()
     });
     let results = request

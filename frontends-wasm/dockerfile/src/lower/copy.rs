@@ -64,7 +64,7 @@ impl<H: Host> Lowering<'_, H> {
             }
         }
         let mut copies = Vec::new();
-        for source in &sources {
+        for (written, source) in copy.sources.iter().zip(&sources) {
             history.push_str(&format!(" {source}"));
             if let Some(source) = remote::parse(source, copy, checksum.as_deref())? {
                 if !copy.add {
@@ -87,7 +87,7 @@ impl<H: Host> Lowering<'_, H> {
             } else if checksum.is_some() {
                 return Err(Problem::invalid("--checksum", source, "a source that is a URL"));
             } else {
-                copies.push(self.local(state, copy, &shared, source)?);
+                copies.push(self.local(state, instruction, copy, &shared, (written, source))?);
             }
         }
         for heredoc in &copy.heredocs {
@@ -130,9 +130,10 @@ impl<H: Host> Lowering<'_, H> {
     fn local(
         &mut self,
         state: &State<H::Output>,
+        instruction: &Instruction,
         copy: &Copy,
         shared: &Shared,
-        source: &str,
+        (written, source): (&str, &str),
     ) -> Result<CopyAction<H::Output>, Problem> {
         if source.is_empty() {
             let expected = "a path; a variable in it may not be set";
@@ -140,7 +141,12 @@ impl<H: Host> Lowering<'_, H> {
         }
         let from = match &copy.from {
             Some(name) => self.source_tree(state.index, name)?,
-            None => Some(self.context(source)?),
+            None => {
+                if let Some(checks) = self.input.checks {
+                    checks.takes(instruction, written, source);
+                }
+                Some(self.context(source)?)
+            }
         };
         let (root, pattern) = match (copy.parents, source.split_once("/./")) {
             (false, _) => (source, None),

@@ -24,7 +24,7 @@ impl<H: Host> Lowering<'_, H> {
             Command::Env(pairs) => {
                 let pairs = self.pairs(state, pairs)?;
                 for (name, value) in &pairs {
-                    state.env.set(name, value);
+                    state.env.set(name, value)?;
                     state.image.set_env(name, value);
                 }
                 format!("ENV {}", joined(&pairs))
@@ -178,7 +178,7 @@ impl<H: Host> Lowering<'_, H> {
             if let Some(value) = &value
                 && !NOT_IN_ENV.contains(&name.as_str())
             {
-                state.env.set(&name, value);
+                state.env.set(&name, value)?;
             }
             texts.push(match &value {
                 Some(value) => format!("{name}={value}"),

@@ -6,12 +6,14 @@
 //! are put into BuildKit's form by the host.
 
 mod copy;
+mod environment;
 mod meta;
 pub(crate) mod mounts;
 mod names;
 mod remote;
 mod run;
 mod stage;
+mod watch;
 
 pub(crate) use stage::json_list;
 
@@ -20,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cofferdam_sdk::{Host, Platform, SourceRange};
 use serde_json::Value;
 
+use crate::checks::Checks;
 use crate::error::{Errors, Lines, Located, Problem};
 use crate::options::Options;
 use crate::parse::Dockerfile;
@@ -47,8 +50,22 @@ pub struct Input<'a, O> {
     pub ignored: &'a BTreeMap<String, Vec<String>>,
     /// What the host said about images so far.
     pub images: &'a Images,
+    /// Where what is likely to be wrong is reported.
+    pub checks: Option<&'a Checks<'a>>,
+    /// Which stages are looked at.
+    pub scope: Scope,
     /// Number of the Dockerfile among the host's source files.
     pub source: Option<u32>,
+}
+
+/// Which stages of a file are lowered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Those that the target needs.
+    #[default]
+    Target,
+    /// All.
+    Everything,
 }
 
 /// What comes out.
@@ -100,7 +117,10 @@ pub fn lower<H: Host>(
 ) -> Result<Lowered<H::Output>, Vec<Located>> {
     let stages = Stages::new(input.dockerfile, input.options, input.target, input.build)?;
     let target = stages.target(input.options.target.as_deref())?;
-    let needed = stages.needed(target)?;
+    let needed = match input.scope {
+        Scope::Target => stages.needed([target])?,
+        Scope::Everything => stages.needed(0..stages.stages.len())?,
+    };
     let name_stages = names::shows_stages(&stages);
     let mut lowering = Lowering {
         host,
@@ -151,7 +171,7 @@ impl<H: Host> Lowering<'_, H> {
 
     /// The source ranges of an op.
     fn locations(&self, lines: Lines) -> Vec<SourceRange> {
-        let range = |source| SourceRange { source, start_line: lines.start, end_line: lines.end };
+        let range = |source| SourceRange::lines(source, lines.start, lines.end);
         self.input.source.map(range).into_iter().collect()
     }
 }

@@ -8,6 +8,7 @@ use cofferdam_sdk::{
 use super::{Lowering, stage::State};
 use crate::command::Run;
 use crate::error::Problem;
+use crate::instruction;
 use crate::path;
 use crate::suggest::nearest;
 
@@ -20,26 +21,6 @@ pub(super) struct Mounted<O> {
     /// Where the first ssh agent is.
     pub agent: Option<String>,
 }
-
-const KEYS: [&str; 17] = [
-    "type",
-    "target",
-    "dst",
-    "destination",
-    "source",
-    "src",
-    "from",
-    "id",
-    "sharing",
-    "readonly",
-    "ro",
-    "readwrite",
-    "rw",
-    "required",
-    "size",
-    "mode",
-    "env",
-];
 
 /// One `--mount`, with its variables expanded.
 #[derive(Debug, Default)]
@@ -69,7 +50,7 @@ pub(crate) fn source(text: &str) -> Option<String> {
 }
 
 /// Cuts at commas; a field in double quotes may have some, `""` in it is one quote.
-fn fields(text: &str) -> Vec<(String, Option<String>)> {
+pub(crate) fn fields(text: &str) -> Vec<(String, Option<String>)> {
     let mut fields = vec![String::new()];
     let mut quoted = false;
     let mut chars = text.chars().peekable();
@@ -137,7 +118,7 @@ impl Options {
                         "gid" => options.gid = Some(number(10)?),
                         "env" => options.env = Some(value),
                         _ => {
-                            let known = KEYS.into_iter().chain(["uid", "gid"]);
+                            let known = instruction::mount_option_names();
                             let near = nearest(&key, known).map(|near| format!(": `{near}`?"));
                             let expected = format!("a known one{}", near.unwrap_or_default());
                             return Err(Problem::invalid("option of --mount", key, expected));

@@ -79,12 +79,12 @@ impl<H: Host> Lowering<'_, H> {
         };
         let mut env = state.env.clone();
         if let Some(socket) = mounted.agent.filter(|_| env.get("SSH_AUTH_SOCK").is_none()) {
-            env.set("SSH_AUTH_SOCK", &socket);
+            env.set("SSH_AUTH_SOCK", &socket)?;
         }
         let options = self.input.options;
         let process = Process {
             args: args.clone(),
-            env: env.0.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            env: env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
             cwd: state.cwd.clone(),
             user: state.image.text("User").into(),
             hostname: options.hostname.clone(),

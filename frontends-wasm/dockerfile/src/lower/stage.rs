@@ -3,7 +3,9 @@
 use cofferdam_sdk::{Host, OpMetadata, Platform, ResolvedImage};
 
 use super::Lowering;
+use super::environment::Environment;
 use super::names::{self, Names};
+use super::watch::Seen;
 use crate::command::{Command, Instruction};
 use crate::error::{Located, Problem};
 use crate::image::Image;
@@ -11,7 +13,7 @@ use crate::parse::parse_trigger;
 use crate::reference::Reference;
 use crate::stages::Base;
 use crate::suggest::nearest;
-use crate::words::{Expander, Variables};
+use crate::words::Expander;
 
 /// What is true after an instruction.
 #[derive(Clone, Debug)]
@@ -36,24 +38,8 @@ pub(super) struct State<O> {
     pub names: Names,
     /// Whether steps run without looking at the cache.
     pub ignore_cache: bool,
-}
-
-/// Variables in the order in which they were set last.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Environment(pub Vec<(String, String)>);
-
-impl Environment {
-    /// Sets a variable.
-    pub fn set(&mut self, name: &str, value: &str) {
-        self.0.retain(|(known, _)| known != name);
-        self.0.push((name.into(), value.into()));
-    }
-}
-
-impl Variables for Environment {
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
-    }
+    /// What the checks remember.
+    pub seen: Seen,
 }
 
 /// The tree and image that a name stands for.
@@ -104,8 +90,12 @@ impl<H: Host> Lowering<'_, H> {
             trigger.text = format!("ONBUILD {}", trigger.text);
             self.instruction(&mut state, &trigger)?;
         }
+        state.env.take_missed();
         for instruction in &stage.instructions {
-            self.instruction(&mut state, instruction)?;
+            self.watch(&mut state, instruction);
+            let result = self.instruction(&mut state, instruction);
+            self.watch_missed(&state, instruction);
+            result?;
         }
         self.done.insert(index, state);
         Ok(())
@@ -148,6 +138,7 @@ impl<H: Host> Lowering<'_, H> {
             let mut state = self.done[&base].clone();
             state.index = index;
             state.has_cmd = false;
+            state.seen = state.seen.inherited();
             state.names = Names::new(&prefix(&state.platform), &shown_stage, total);
             state.ignore_cache = ignore_cache;
             return Ok(state);
@@ -173,6 +164,9 @@ impl<H: Host> Lowering<'_, H> {
         let found = self
             .named(name, stage.name.as_deref(), &platform, metadata)
             .map_err(|problem| self.perhaps_stage(problem, name))?;
+        if name != "scratch" {
+            self.watch_base(stage, name, &platform, &found.image.platform());
+        }
         if found.output.is_none() && name != "scratch" {
             // An image without layers has no op, and its name is not used up.
             names = Names::new(&prefix(&platform), &shown_stage, total);
@@ -180,7 +174,7 @@ impl<H: Host> Lowering<'_, H> {
         let mut state = State {
             index,
             output: found.output,
-            env: Environment(found.image.env()),
+            env: Environment::new(found.image.env()),
             cwd: "/".into(),
             image: found.image,
             platform: found.platform,
@@ -188,6 +182,7 @@ impl<H: Host> Lowering<'_, H> {
             has_cmd: false,
             names,
             ignore_cache,
+            seen: Seen::default(),
         };
         let workdir = state.image.text("WorkingDir").to_owned();
         if !workdir.is_empty() {
@@ -210,7 +205,7 @@ impl<H: Host> Lowering<'_, H> {
         if let Some(index) = self.stages.referred(name, within)? {
             if !self.done.contains_key(&index) {
                 // Only a trigger of a base image names a stage that was not seen to be needed.
-                let needed = self.stages.needed(index).map_err(first)?;
+                let needed = self.stages.needed([index]).map_err(first)?;
                 for stage in needed {
                     self.stage(stage).map_err(first)?;
                 }
@@ -238,7 +233,8 @@ impl<H: Host> Lowering<'_, H> {
             // A registry that cannot be asked is no reason to keep quiet about a misspelling.
             (Problem::Host(error), Some(stage)) => {
                 let nearest = Some(stage.to_owned());
-                Problem::UnknownSource { reason: error.to_string(), nearest }
+                let (name, reason) = (name.to_owned(), error.to_string());
+                Problem::UnknownSource { name, reason, nearest }
             }
             (problem, _) => problem,
         }
