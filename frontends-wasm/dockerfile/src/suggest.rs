@@ -3,7 +3,11 @@
 /// The candidate that differs least from `name`, if it differs by at most a third of it.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name: Vec<char> = name.chars().take(40).flat_map(char::to_lowercase).collect();
-    let limit = (name.len() / 3).max(1);
+    let limit = match name.len() {
+        // One letter is near to every other.
+        0 | 1 => 0,
+        length => (length / 3).max(1),
+    };
     candidates
         .into_iter()
         .map(|candidate| (distance(&name, candidate), candidate))
