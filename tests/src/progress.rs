@@ -61,6 +61,12 @@ pub enum Event {
     },
     /// How far a transfer is; the suites do not look inside.
     Status {},
+    /// Something that the frontend warns of.
+    Warning {
+        /// The members of the event.
+        #[serde(flatten)]
+        members: BTreeMap<String, serde_json::Value>,
+    },
     /// The end of the build, with what was made.
     Result {
         /// The members of the event.

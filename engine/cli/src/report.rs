@@ -251,7 +251,8 @@ fn show(excerpt: &Excerpt) -> String {
 /// Blanks and carets to stand below a line; `None` where the whole line is meant.
 fn carets(excerpt: &Excerpt, line: &str, number: u32) -> Option<String> {
     let start = (excerpt.start_column as usize).checked_sub(1)?;
-    let from = if number == excerpt.start { start } else { 0 };
+    let indented = line.chars().take_while(|c| c.is_whitespace()).count();
+    let from = if number == excerpt.start { start } else { indented };
     let to = match excerpt.end_column {
         end if number == excerpt.end && end > 0 => end as usize,
         _ => usize::MAX,
@@ -377,7 +378,7 @@ mod tests {
                7 | >>> RUN a \
                  |     ^^^
                8 | >>>   b
-                 |     ^^^
+                 |       ^
             --------------------
         "#]]
         .assert_eq(&excerpt("RUN a \\\n  b\n", (7, 8), (5, 0)));

@@ -28,7 +28,7 @@ async fn every_import_works() {
         solve run true (located: true)
         input other
         call dockerfile with {"target": "x"}
-        warning mind the gap at [SourceRange { source: 0, start_line: 2, end_line: 2 }] of ["Probefile"]"#]]
+        warning mind the gap at [SourceRange { source: 0, start_line: 2, end_line: 2, start_column: 0, end_column: 0 }] of ["Probefile"]"#]]
     .assert_eq(&host.asked().join("\n"));
 
     assert_eq!(result.results[0].config, br#"{"architecture":"amd64"}"#);
