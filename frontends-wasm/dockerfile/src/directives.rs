@@ -31,7 +31,7 @@ pub fn without_bom(source: &str) -> &str {
 ///
 /// # Errors
 /// When a directive is given twice or has an invalid value.
-pub fn parse(source: &str) -> Result<Directives, Located> {
+pub fn parse(source: &str) -> Result<Directives, Box<Located>> {
     let mut directives = Directives::default();
     let mut seen: Vec<String> = Vec::new();
     for (index, line) in without_bom(source).lines().enumerate() {
@@ -45,7 +45,8 @@ pub fn parse(source: &str) -> Result<Directives, Located> {
             break;
         }
         if seen.contains(&key) {
-            return Err(Problem::Syntax(format!("the directive `{key}` is given twice")).at(lines));
+            let problem = Problem::Syntax(format!("the directive `{key}` is given twice"));
+            return Err(Box::new(problem.at(lines)));
         }
         match key.as_str() {
             "syntax" => directives.syntax = Some(value.into()),
@@ -60,7 +61,7 @@ pub fn parse(source: &str) -> Result<Directives, Located> {
                     _ => {
                         let problem =
                             Problem::invalid("escape directive", value, "`\\` or a backquote");
-                        return Err(problem.at(lines));
+                        return Err(Box::new(problem.at(lines)));
                     }
                 }
             }

@@ -23,7 +23,7 @@ pub struct Dockerfile {
 /// # Errors
 /// Everything that is wrong with it, in the file's order.
 pub fn parse(source: &str) -> Result<Dockerfile, Vec<Located>> {
-    let directives = directives::parse(source).map_err(|error| vec![error])?;
+    let directives = directives::parse(source).map_err(|error| vec![*error])?;
     let mut problems = Vec::new();
     let mut instructions = Vec::new();
     let mut begun = false;
