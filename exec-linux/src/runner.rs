@@ -177,11 +177,31 @@ impl Runner {
         streams: Streams,
         cancel: CancellationToken,
     ) -> Result<Exit, Error> {
+        self.run_holding(step, streams, cancel, ()).await
+    }
+
+    /// The same, with something that the step needs for as long as any process of it lives, also
+    /// after the future was dropped. Letting go of it may take its time.
+    ///
+    /// # Errors
+    /// As [`Runner::run`].
+    pub async fn run_holding(
+        &self,
+        step: Step,
+        streams: Streams,
+        cancel: CancellationToken,
+        held: impl Send + 'static,
+    ) -> Result<Exit, Error> {
         let step = authorize(step)?;
         let cancel = cancel.child_token();
+        let running = supervise(self.shared.clone(), step, streams, cancel.clone());
         // A task of its own, so that the step is seen to its end when this future is dropped.
-        let task =
-            self.shared.steps.spawn(supervise(self.shared.clone(), step, streams, cancel.clone()));
+        let task = self.shared.steps.spawn(async move {
+            let result = running.await;
+            // A panic while letting go was told by its message, and the step's end stands.
+            _ = tokio::task::spawn_blocking(move || drop(held)).await;
+            result
+        });
         let _kill_on_drop = cancel.drop_guard();
         match task.await {
             Ok(result) => result,

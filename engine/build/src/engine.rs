@@ -157,6 +157,7 @@ impl Engine {
             session,
             id: self.next.fetch_add(1, Ordering::Relaxed),
             request,
+            renewed: Mutex::default(),
         });
         let feed = sink.clone();
         let feed = Arc::new(move |event| feed(BuildEvent::Vertex(event)));
@@ -257,7 +258,7 @@ impl Engine {
     }
 
     /// Runs a program in a failed step, with all that the step had. What it changes is thrown
-    /// away. Dropping the future kills it.
+    /// away, except in cache mounts. Secrets and ssh agents are those of `session`. Dropping the future kills it.
     ///
     /// # Errors
     /// When the step needs more than is granted, or the program cannot be run.
@@ -265,9 +266,10 @@ impl Engine {
         &self,
         failed: &FailedStep,
         entry: Entry,
+        session: &dyn Session,
         streams: Streams,
     ) -> Result<StepExit, Error> {
-        failed_step::enter(&self.shared, failed, entry, streams).await
+        failed_step::enter(&self.shared, failed, entry, session, streams).await
     }
 
     /// Waits until nothing of a cancelled build runs any more.

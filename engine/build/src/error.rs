@@ -77,6 +77,30 @@ pub enum Error {
         /// What it needs.
         entitlement: &'static str,
     },
+    /// The client has not a secret that is needed.
+    #[error("the secret `{id}` is needed for {place}, and the client has none of that name")]
+    NoSecret {
+        /// The secret.
+        id: String,
+        /// Where it would go.
+        place: String,
+    },
+    /// The client has not an ssh agent that is needed.
+    #[error("the ssh agent `{id}` is needed, and the client has none of that name")]
+    NoAgent {
+        /// The agent.
+        id: String,
+    },
+    /// An ssh agent does not answer.
+    #[error("the ssh agent `{id}` at `{}` does not answer: {source}", path.display())]
+    Agent {
+        /// The agent.
+        id: String,
+        /// Its socket.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// A failed step is to be entered, and there is no shell in it.
     #[error("there is no shell in the step's root: expected `/bin/bash` or `/bin/sh`")]
     NoShell,
@@ -155,6 +179,12 @@ impl Error {
                 vec!["check and repair the state directory: cofferdam store verify".into()]
             }
             Self::Denied { entitlement, .. } => vec![format!("grant it: --allow {entitlement}")],
+            Self::NoSecret { id, .. } => vec![format!(
+                "lend it: --secret id={id},src=FILE, or --secret id={id},env=VARIABLE"
+            )],
+            Self::NoAgent { id } => vec![format!(
+                "lend it: --ssh {id} for the agent of SSH_AUTH_SOCK, or --ssh {id}=KEYFILE"
+            )],
             Self::NoShell => {
                 vec!["run a program that is there: cofferdam debug -- PROGRAM ARGUMENT...".into()]
             }
@@ -180,6 +210,9 @@ impl Error {
             | Self::File { .. }
             | Self::Llb(_)
             | Self::Denied { .. }
+            | Self::NoSecret { .. }
+            | Self::NoAgent { .. }
+            | Self::Agent { .. }
             | Self::NoShell
             | Self::Unsupported(_)
             | Self::Invalid(_)

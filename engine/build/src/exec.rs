@@ -1,24 +1,27 @@
 //! Exec ops: from LLB's description to a step of `exec-linux`, and from what it left to layers.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cofferdam_exec_linux::{
     BindSource, Exit, Limits, Mount as StepMount, Network, Overlay, Restrictions, Rootfs, Security,
     Step, Stream as StepStream, Streams, User, lookup_user,
 };
-use cofferdam_llb::{ExecOp, Mount, MountKind, NetMode, Op, OpKind, SecurityMode};
+use cofferdam_llb::{
+    CacheSharing, ExecOp, Mount, MountKind, NetMode, Op, OpKind, SecurityMode, Vertex,
+};
 use cofferdam_solver::{Context, Stream};
 use cofferdam_store::{Layer, LayerDir, Selection, Snapshot, Store, Tree, Watch};
-use cofferdam_types::Platform;
+use cofferdam_types::{Digest, Platform};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::StepExit;
 use crate::failed_step::{self, Failed};
 use crate::graph::BuildContext;
+use crate::mounts::{self, Lent, Taken};
 use crate::vertex::{OpKey, blocking};
 use crate::{Entitlements, Error};
 
@@ -26,6 +29,8 @@ use crate::{Entitlements, Error};
 const HOSTNAME: &str = "buildkitsandbox";
 /// How often it is looked at how much a step has written, where there is a limit.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// What files and sockets of the host may not be used for.
+const NO_PRIVILEGES: Restrictions = Restrictions { nosuid: true, nodev: true, noexec: false };
 /// Larger user databases are refused (GHSA-72x6-4j93-7w86).
 const MAX_USER_DATABASE: u64 = 10 << 20;
 
@@ -38,6 +43,15 @@ pub(crate) fn key(op: &Op, exec: &ExecOp) -> OpKey {
         host.ip.clear();
     }
     for mount in &mut normal.mounts {
+        // Which directory it is says nothing about what the step makes; but BuildKit's usual ones
+        // count, so that another namespace for them is another step.
+        if let MountKind::Cache(cache) = &mut mount.kind {
+            let below = cache.id.split_once('/').map(|(_, below)| below);
+            let usual = cache.id == mount.dest || below == Some(mount.dest.as_str());
+            if !(usual && cache.sharing == CacheSharing::Shared) {
+                (cache.id, cache.sharing) = (String::new(), CacheSharing::Shared);
+            }
+        }
         // Where in an input the mount begins enters by what is found there, if anything does.
         if mount.input.is_some_and(|input| reads[input as usize].is_some()) {
             mount.selector.clear();
@@ -52,8 +66,10 @@ pub(crate) fn key(op: &Op, exec: &ExecOp) -> OpKey {
 fn reads(exec: &ExecOp, input: usize) -> Option<Vec<Selection>> {
     let mounts =
         || exec.mounts.iter().filter(move |mount| mount.input == u32::try_from(input).ok());
-    let readable = mounts()
-        .all(|mount| mount.kind == MountKind::Bind && mount.dest != "/" && !mount.is_output());
+    let readable = mounts().all(|mount| {
+        let files = matches!(mount.kind, MountKind::Bind | MountKind::Cache(_));
+        files && mount.dest != "/" && !mount.is_output()
+    });
     readable.then(|| {
         mounts()
             .map(|mount| Selection {
@@ -68,11 +84,11 @@ fn reads(exec: &ExecOp, input: usize) -> Option<Vec<Selection>> {
 /// Runs the process, and commits what it left in each writable mount.
 pub(crate) async fn run(
     context: &BuildContext,
-    op: &Op,
-    name: &str,
+    vertex: &Vertex,
     inputs: Vec<Snapshot>,
     progress: &Context,
 ) -> Result<Vec<Snapshot>, Error> {
+    let (op, name) = (&vertex.op, vertex.name());
     let OpKind::Exec(exec) = &op.kind else {
         return Err(Error::Internal("only an exec op runs a process".into()));
     };
@@ -88,14 +104,27 @@ pub(crate) async fn run(
         None => Snapshot::default(),
     });
     let shown: Vec<Snapshot> = shown.collect();
+    let store = engine.store.clone();
+    let (description, title, below) = (exec.clone(), name.to_owned(), shown.clone());
+    let caches = blocking(move || mounts::caches(&store, &description, &below, &title)).await?;
+    let cache_names: Vec<Digest> = caches.iter().map(|cache| cache.name).collect();
+    if vertex.metadata.ignore_cache {
+        renew(context, cache_names.clone()).await?;
+    }
+    let session = &*context.session;
+    let (lent, taken) = mounts::take(&engine.store, session, exec, caches).await?;
+    let secrets = mounts::secret_variables(session, exec)?;
     let (store, description) = (engine.store.clone(), exec.clone());
-    let (step, binds) =
-        blocking(move || prepare(&store, &description, &shown, surroundings)).await?;
+    let (mut step, binds) =
+        blocking(move || prepare(&store, &description, &shown, lent, surroundings)).await?;
+    step.env.extend(secrets);
     let command = exec.meta.args.join(" ");
     let runner = engine.runner().await?;
     let (sender, mut receiver) = mpsc::channel::<(StepStream, Bytes)>(64);
     // Dropping this future, when nobody waits for the step any more, kills it.
-    let running = runner.run(step, Streams::output_only(sender), CancellationToken::new());
+    let watches = watches(&binds, &taken);
+    let streams = Streams::output_only(sender);
+    let running = runner.run_holding(step, streams, CancellationToken::new(), taken);
     let logging = async {
         while let Some((stream, data)) = receiver.recv().await {
             let stream = match stream {
@@ -108,7 +137,7 @@ pub(crate) async fn run(
     let finished = async { tokio::join!(running, logging) };
     let (ended, ()) = tokio::select! {
         finished = finished => finished,
-        error = beyond_limit(&engine.store, &binds) => return Err(error),
+        error = beyond_limit(&engine.store, watches) => return Err(error),
     };
     let valid = &exec.meta.valid_exit_codes;
     let failed = match &ended {
@@ -120,7 +149,7 @@ pub(crate) async fn run(
     };
     if let Some(exit) = failed {
         let memory = context.request.step_memory;
-        let failed = Failed { op: op.clone(), name: name.to_owned(), exit, memory };
+        let failed = Failed { op: op.clone(), name: name.to_owned(), exit, memory, cache_names };
         let kept = failed_step::keep(&engine.store, failed, binds).await;
         return Err(match ended {
             Ok(_) => Error::Step { command, exit, kept },
@@ -136,20 +165,41 @@ pub(crate) async fn run(
     .await
 }
 
+/// Takes the caches' directories away for those who come after, once in a build: its later steps
+/// find what its earlier ones left.
+async fn renew(context: &BuildContext, names: Vec<Digest>) -> Result<(), Error> {
+    let mut renewed = context.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+    // Under the lock, which another step of the build waits for that would use the old ones.
+    for name in names {
+        if renewed.insert(name) {
+            context.engine.store.forget_named_dirs(&name)?;
+        }
+    }
+    Ok(())
+}
+
+/// For looking at how much a step writes.
+pub(crate) fn watches(binds: &[Bind], taken: &Taken) -> Arc<[Watch]> {
+    let written = binds.iter().filter_map(|bind| bind.written.as_ref());
+    written.map(LayerDir::watch).chain(taken.watches()).collect()
+}
+
 /// Ends, with an error, when what the step writes does not fit into the storage limit.
-pub(crate) async fn beyond_limit(store: &Store, binds: &[Bind]) -> Error {
+pub(crate) async fn beyond_limit(store: &Store, watches: Arc<[Watch]>) -> Error {
     if store.limit().is_none() {
         return std::future::pending().await;
     }
-    let watches = binds.iter().filter_map(|bind| bind.written.as_ref()).map(LayerDir::watch);
-    let watches: Arc<[Watch]> = watches.collect();
+    let mut interval = WATCH_INTERVAL;
     loop {
-        tokio::time::sleep(WATCH_INTERVAL).await;
+        tokio::time::sleep(interval).await;
+        let started = Instant::now();
         let watches = watches.clone();
         let check = blocking(move || Ok(watches.iter().try_for_each(Watch::check)?));
         if let Err(error) = check.await {
             return error;
         }
+        // Looking at large caches takes long: it is not what the machine should be busy with.
+        interval = WATCH_INTERVAL.max(started.elapsed() * 20);
     }
 }
 
@@ -184,24 +234,62 @@ pub(crate) fn prepare(
     store: &Store,
     exec: &ExecOp,
     shown: &[Snapshot],
+    lent: Vec<Lent>,
     surroundings: Surroundings,
 ) -> Result<(Step, Vec<Bind>), Error> {
     let mut binds = Vec::new();
     let (mut rootfs, mut mounts) = (None, Vec::new());
-    for (mount, shown) in exec.mounts.iter().zip(shown) {
-        let overlay = match &mount.kind {
-            MountKind::Bind => {
+    for ((mount, shown), lent) in exec.mounts.iter().zip(shown).zip(lent) {
+        let dest = mount.dest.clone();
+        let overlay = match (&mount.kind, lent) {
+            (MountKind::Bind, _) => {
                 let (overlay, written) = overlay(store, mount, shown)?;
                 let is_output = mount.is_output();
                 binds.push(Bind { shown: shown.clone(), written, is_output });
                 overlay
             }
-            MountKind::Tmpfs(options) => {
+            (MountKind::Tmpfs(options), _) => {
                 let size = options.as_ref().map(|options| options.size).filter(|size| *size > 0);
-                mounts.push(StepMount::Tmpfs { dest: mount.dest.clone(), size });
+                mounts.push(StepMount::Tmpfs { dest, size });
                 continue;
             }
-            MountKind::Cache(_) | MountKind::Secret(_) | MountKind::Ssh(_) => continue,
+            (MountKind::Secret(options), Lent::Secret(secret)) => {
+                mounts.push(StepMount::File {
+                    dest,
+                    contents: secret.reveal().to_vec(),
+                    mode: options.mode,
+                    uid: options.uid,
+                    gid: options.gid,
+                    readonly: true,
+                    restrictions: Restrictions {
+                        noexec: options.mode & 0o111 == 0,
+                        ..NO_PRIVILEGES
+                    },
+                });
+                continue;
+            }
+            (MountKind::Cache(_), Lent::Path(path)) => {
+                mounts.push(StepMount::Bind {
+                    source: BindSource::Path(path),
+                    selector: mounts::selector(mount),
+                    dest,
+                    readonly: mount.readonly,
+                    restrictions: Restrictions::default(),
+                });
+                continue;
+            }
+            (MountKind::Ssh(_), Lent::Path(path)) => {
+                mounts.push(StepMount::Bind {
+                    source: BindSource::Path(path),
+                    selector: None,
+                    dest,
+                    readonly: true,
+                    restrictions: Restrictions { noexec: true, ..NO_PRIVILEGES },
+                });
+                continue;
+            }
+            // The step may do without.
+            (MountKind::Cache(_) | MountKind::Secret(_) | MountKind::Ssh(_), _) => continue,
         };
         if mount.dest == "/" {
             rootfs = Some((Rootfs::Overlay(overlay), shown));
@@ -209,7 +297,7 @@ pub(crate) fn prepare(
             mounts.push(StepMount::Bind {
                 source: BindSource::Overlay(overlay),
                 selector: Some(mount.selector.clone()).filter(|path| !path.is_empty()),
-                dest: mount.dest.clone(),
+                dest,
                 readonly: mount.readonly,
                 restrictions: Restrictions::default(),
             });
@@ -309,18 +397,6 @@ fn user(root: &Tree, spec: &str) -> Result<User, Error> {
 
 pub(crate) fn refuse_unsupported(op: &Op, exec: &ExecOp) -> Result<(), Error> {
     let unsupported = |what: String| Err(Error::Unsupported(what));
-    for mount in &exec.mounts {
-        let kind = match mount.kind {
-            MountKind::Bind | MountKind::Tmpfs(_) => continue,
-            MountKind::Cache(_) => "cache",
-            MountKind::Secret(_) => "secret",
-            MountKind::Ssh(_) => "ssh",
-        };
-        return unsupported(format!("a mount of type `{kind}` (at `{}`)", mount.dest));
-    }
-    if !exec.secret_env.is_empty() {
-        return unsupported("a secret in the environment".into());
-    }
     if !exec.cdi_devices.is_empty() {
         return unsupported("a device for a step".into());
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 pub use cofferdam_exec_linux::Stream as OutputStream;
 use cofferdam_exec_linux::Streams;
 use cofferdam_llb::{ExecOp, Mount, MountKind, Op, OpKind};
+use cofferdam_session::Session;
 use cofferdam_store::{About, Record, Snapshot, Store};
 use cofferdam_types::{Digest, Hasher};
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ use crate::engine::Shared;
 use crate::exec::{self, Bind, Surroundings};
 use crate::graph::check_entitlements;
 use crate::vertex::blocking;
-use crate::{Entitlements, Error, StepExit};
+use crate::{Entitlements, Error, StepExit, mounts};
 
 /// What lists of what is stored call these records.
 const KIND: &str = "failed";
@@ -43,6 +44,7 @@ pub struct FailedStep {
     op: Op,
     memory: Option<u64>,
     mounts: Vec<KeptMount>,
+    cache_names: Vec<Digest>,
 }
 
 /// How a failed step is entered.
@@ -74,6 +76,8 @@ pub(crate) struct Failed {
     pub(crate) name: String,
     pub(crate) exit: StepExit,
     pub(crate) memory: Option<u64>,
+    /// Names of the directories of its cache mounts.
+    pub(crate) cache_names: Vec<Digest>,
 }
 
 /// What was at a bind mount.
@@ -95,6 +99,9 @@ struct Data {
     memory: Option<u64>,
     /// For each bind mount, how many layers it showed, and with what the step wrote.
     layers: Vec<(usize, usize)>,
+    /// Names of the directories of the cache mounts.
+    #[serde(default)]
+    caches: Vec<String>,
 }
 
 /// Keeps a failed step; tells whether that was possible. If it was not, the build is not worse
@@ -133,6 +140,7 @@ fn save(store: &Store, failed: Failed, binds: Vec<Bind>) -> Result<(), Error> {
         failed: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
         memory: failed.memory,
         layers,
+        caches: failed.cache_names.iter().map(ToString::to_string).collect(),
     };
     let record = Record {
         identity: hasher.finish(),
@@ -178,6 +186,7 @@ impl FailedStep {
             args: exec.meta.args.clone(),
             memory: data.memory,
             mounts,
+            cache_names: data.caches.iter().filter_map(|name| name.parse().ok()).collect(),
             op,
         })
     }
@@ -188,6 +197,7 @@ pub(crate) async fn enter(
     engine: &Shared,
     failed: &FailedStep,
     entry: Entry,
+    session: &dyn Session,
     streams: Streams,
 ) -> Result<StepExit, Error> {
     check_entitlements(entry.entitlements, &failed.op.kind)?;
@@ -201,9 +211,12 @@ pub(crate) async fn enter(
         entitlements: entry.entitlements,
     };
     let (store, mut exec) = (engine.store.clone(), exec.clone());
+    let caches = mounts::known_caches(&exec, &failed.cache_names, &failed.name);
+    let (lent, taken) = mounts::take(&store, session, &exec, caches).await?;
+    let secrets = mounts::secret_variables(session, &exec)?;
     let kept = failed.mounts.clone();
     // What is written is removed with the mounts, when the program has ended.
-    let (step, mounts) = blocking(move || {
+    let (mut step, binds) = blocking(move || {
         let mut kept = kept.into_iter();
         let shown = exec.mounts.iter().map(|mount| match (&mount.kind, entry.moment) {
             (MountKind::Bind, Moment::Failure) => kept.next().map(|kept| kept.left),
@@ -216,14 +229,16 @@ pub(crate) async fn enter(
             args => args,
         };
         add_env(&mut exec.meta.env, entry.env);
-        exec::prepare(&store, &exec, &shown, surroundings)
+        exec::prepare(&store, &exec, &shown, lent, surroundings)
     })
     .await?;
+    step.env.extend(secrets);
     let command = step.args.join(" ");
+    let watches = exec::watches(&binds, &taken);
     let runner = engine.runner().await?;
     let exit = tokio::select! {
-        exit = runner.run(step, streams, CancellationToken::new()) => exit,
-        error = exec::beyond_limit(&engine.store, &mounts) => return Err(error),
+        exit = runner.run_holding(step, streams, CancellationToken::new(), taken) => exit,
+        error = exec::beyond_limit(&engine.store, watches) => return Err(error),
     };
     let exit = exit.map_err(|source| Error::Sandbox { command, source, kept: false })?;
     Ok(exit.into())

@@ -1,7 +1,7 @@
 //! Turns a graph of ops into the solver's vertices.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use cofferdam_llb::{Graph, NetMode, OpKind, SecurityMode, Vertex};
 use cofferdam_solver::Edge;
@@ -25,6 +25,8 @@ pub(crate) struct BuildContext {
     /// Tells this build from others of the same engine.
     pub(crate) id: u64,
     pub(crate) request: Request,
+    /// Caches that steps of this build found anew, since it wants no cache.
+    pub(crate) renewed: Mutex<HashSet<Digest>>,
 }
 
 impl OpGraph {

@@ -4,6 +4,7 @@
 //! **Invariant:** it never knows the terminal, the environment or the home directory: everything
 //! is passed in.
 
+mod agent;
 mod cache;
 mod differences;
 mod engine;
@@ -16,6 +17,7 @@ mod gateway;
 mod graph;
 mod leaves;
 mod logs;
+mod mounts;
 mod progress;
 mod request;
 mod source;

@@ -84,9 +84,7 @@ impl OpVertex {
                 let resolved = self.resolved(progress).await?;
                 Ok(vec![source::fetch(&self.context, resolved, self.form, progress).await?])
             }
-            OpKind::Exec(_) => {
-                exec::run(&self.context, op, self.vertex.name(), inputs, progress).await
-            }
+            OpKind::Exec(_) => exec::run(&self.context, &self.vertex, inputs, progress).await,
             OpKind::File(file) => file::run(&self.context, file.clone(), inputs).await,
             OpKind::Merge(merge) => {
                 let chain = merge.inputs.iter().map(|input| &inputs[*input as usize]);

@@ -98,6 +98,21 @@ pub struct Debug {
     /// Allow the privileged entitlement that the step needs
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
     pub allow: Vec<Entitlement>,
+    /// What the step had of the user's.
+    #[command(flatten)]
+    pub lend: Lend,
+}
+
+/// Flags that lend secrets to steps.
+#[derive(Args, Debug, Default)]
+pub struct Lend {
+    /// Secret to expose to the build (format: "id=ID[,src=FILE|,env=VARIABLE]")
+    #[arg(long = "secret", value_name = "SECRET")]
+    pub secrets: Vec<String>,
+    /// SSH agent socket or keys to expose to the build (format: "default" for SSH_AUTH_SOCK, or
+    /// "ID=SOCKET" or "ID=KEY[,KEY]")
+    #[arg(long = "ssh", value_name = "AGENT")]
+    pub agents: Vec<String>,
 }
 
 /// Commands for finding out what happens.
@@ -252,6 +267,9 @@ pub struct Build {
     /// Suppress the build output and print the image ID on success
     #[arg(short, long)]
     pub quiet: bool,
+    /// What is lent to the steps.
+    #[command(flatten)]
+    pub lend: Lend,
     /// Image identifier (format: "[registry/]repository[:tag]")
     #[arg(short, long = "tag", value_name = "NAME")]
     pub tags: Vec<String>,
@@ -398,11 +416,9 @@ const NOT_YET: &[&str] = &[
     "--provenance",
     "--rm",
     "--sbom",
-    "--secret",
     "--security-opt",
     "--shm-size",
     "--squash",
-    "--ssh",
     "--ulimit",
 ];
 
@@ -466,10 +482,9 @@ mod tests {
             not_yet(&error).map(|error| error.to_string())
         };
         assert_eq!(
-            refusal("--secret=id=x").as_deref(),
-            Some("docker's flag `--secret` is not supported yet")
+            refusal("--squash=true").as_deref(),
+            Some("docker's flag `--squash` is not supported yet")
         );
-        assert_eq!(refusal("--ssh").as_deref(), Some("docker's flag `--ssh` is not supported yet"));
         assert_eq!(refusal("--no-such-option"), None);
     }
 

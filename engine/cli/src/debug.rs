@@ -8,10 +8,12 @@ use std::time::{Duration, SystemTime};
 
 use cofferdam_build::{Config, Engine, Entitlements, Entry, FailedStep, Moment};
 use cofferdam_llb::{Definition, to_json};
+use cofferdam_session::LocalSession;
 
 use crate::args::{Debug, Entitlement, MaxStorage};
 use crate::enter::enter;
 use crate::error::{Error, exit};
+use crate::lending::{lend, start_agents};
 use crate::progress::text::{Colours, clean, clean_lines};
 use crate::report::Style;
 use crate::{raw_terminal, run};
@@ -39,6 +41,9 @@ async fn debug(args: &Debug, config: Config, style: Style) -> Result<u8, Error> 
         return Ok(exit::OK);
     }
     let step = choose(&steps, args.id.as_deref(), &root)?;
+    let env = |name: &str| std::env::var_os(name);
+    let (session, keys) = lend(LocalSession::default(), &args.lend, &env)?;
+    let (session, _agents) = start_agents(session, &keys)?;
     let is_terminal = raw_terminal::is_there();
     if is_terminal || args.program.is_empty() {
         run::tell(&introduce(step, args.input, SystemTime::now()));
@@ -52,7 +57,7 @@ async fn debug(args: &Debug, config: Config, style: Style) -> Result<u8, Error> 
             security_insecure: args.allow.contains(&Entitlement::SecurityInsecure),
         },
     };
-    let result = enter(&engine, step, entry, is_terminal).await;
+    let result = enter(&engine, step, entry, &session, is_terminal).await;
     // The step is gone before this program is, with all its processes.
     engine.shutdown().await;
     match result {

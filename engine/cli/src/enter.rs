@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use cofferdam_build::{
     Engine, Entry, FailedStep, Input, OutputStream, StepExit, Streams, TerminalEvent,
 };
+use cofferdam_session::Session;
 use rustix::process::{Signal, getpid, kill_process};
 use rustix::stdio::stdin;
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,6 +34,7 @@ pub async fn enter(
     engine: &Engine,
     failed: &FailedStep,
     mut entry: Entry,
+    session: &dyn Session,
     terminal: bool,
 ) -> Result<u8, Error> {
     let interrupted = run::listen()?;
@@ -54,7 +56,7 @@ pub async fn enter(
         }
         None => (None, Input::Pipe(read_bytes())),
     };
-    let run = engine.enter(failed, entry, Streams { input, output });
+    let run = engine.enter(failed, entry, session, Streams { input, output });
     let followed = async {
         match events {
             Some(events) => follow(events).await,

@@ -12,6 +12,7 @@ mod contexts;
 mod debug;
 mod enter;
 mod error;
+mod lending;
 mod output;
 mod progress;
 mod raw_terminal;

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use crate::args::{Build, Entitlement, NetworkMode, ProgressMode};
 use crate::contexts::NamedContexts;
 use crate::error::Error;
+use crate::lending::{Keys, lend};
 use crate::output::{ImageOutput, Output, has_tag};
 use crate::root::{self, Environment};
 
@@ -43,6 +44,8 @@ pub struct Prepared {
     pub insecure: Vec<String>,
     /// Holds a Dockerfile that came from standard input, until the build is over.
     pub stdin_dockerfile: Option<TempDir>,
+    /// Keys that need an agent before the session has all that the flags lend.
+    pub keys: Keys,
 }
 
 /// Reads what the flags mean together.
@@ -68,6 +71,7 @@ pub fn prepare(args: &Build, surroundings: Surroundings<'_>) -> Result<Prepared,
     }
     options.extend(named.options);
 
+    let (session, keys) = lend(session, &args.lend, env)?;
     let arguments = build_args(args, env)?;
     let epoch = arguments.get("SOURCE_DATE_EPOCH").filter(|epoch| !epoch.is_empty());
     let epoch = epoch.map(|text| {
@@ -105,7 +109,7 @@ pub fn prepare(args: &Build, surroundings: Surroundings<'_>) -> Result<Prepared,
         },
     };
     let stdin_dockerfile = dockerfile.temporary;
-    Ok(Prepared { request, session, cache_only, insecure, stdin_dockerfile })
+    Ok(Prepared { request, session, cache_only, insecure, stdin_dockerfile, keys })
 }
 
 fn context(path: Option<&Path>) -> Result<PathBuf, Error> {

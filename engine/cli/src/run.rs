@@ -17,6 +17,7 @@ use crate::ask;
 use crate::config;
 use crate::debug::quote;
 use crate::error::{Error, exit, exit_code};
+use crate::lending::{KeyAgent, start_agents};
 use crate::progress::{Display, Seen, View, terminal};
 use crate::report::{self, Style};
 use crate::request::{Prepared, Surroundings, prepare};
@@ -36,7 +37,9 @@ pub fn run(
 ) -> u8 {
     let enter = enter_hint(root.as_deref());
     match ready(args, root, max_storage, file.as_deref()) {
-        Ok((config, prepared)) => block_on(drive(args, config, prepared, &enter, style), style),
+        Ok((config, prepared, _agents)) => {
+            block_on(drive(args, config, prepared, &enter, style), style)
+        }
         Err(error) => tell_error(&error, style),
     }
 }
@@ -64,19 +67,21 @@ fn ready(
     root: Option<PathBuf>,
     max_storage: Option<MaxStorage>,
     file: Option<&Path>,
-) -> Result<(Config, Prepared), Error> {
+) -> Result<(Config, Prepared, Vec<KeyAgent>), Error> {
     let surroundings = Surroundings {
         env: &|name| std::env::var_os(name),
         stdin: &mut io::stdin(),
         stdout_is_terminal: io::stdout().is_terminal(),
     };
-    let prepared = prepare(args, surroundings)?;
+    let mut prepared = prepare(args, surroundings)?;
     let mut config = configure(root, max_storage, file, &args.insecure_registries)?;
     for host in &prepared.insecure {
         let host = config.registries.hosts.entry(host.clone()).or_default();
         (host.http, host.insecure) = (Some(true), true);
     }
-    Ok((config, prepared))
+    let (session, agents) = start_agents(prepared.session, &prepared.keys)?;
+    prepared.session = session;
+    Ok((config, prepared, agents))
 }
 
 /// How the engine is set up on this machine.

@@ -15,7 +15,7 @@ use crate::{Error, Result};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Changes with every incompatible change of tables or manifests.
-const FORMAT: i64 = 2;
+const FORMAT: i64 = 3;
 
 const SCHEMA: &str = "
 -- `boot`: the boot in which the directory was last used; `synced`: everything with a number up to
@@ -167,6 +167,32 @@ CREATE TABLE image_blobs (
 CREATE INDEX image_blobs_digest ON image_blobs (digest);
 ";
 
+/// What format 3 has more than format 2.
+const DIRS: &str = "
+-- Directories that are changed in place. Without a name, one goes when nobody uses it any more.
+CREATE TABLE dirs (
+    id INTEGER PRIMARY KEY,
+    name BLOB,
+    number INTEGER NOT NULL,        -- when it was last given back
+    created INTEGER NOT NULL,       -- seconds since 1970
+    last_used INTEGER NOT NULL,     -- seconds since 1970
+    used INTEGER NOT NULL,          -- as a number of the sequence
+    uses INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,         -- on the disk
+    kind TEXT NOT NULL,
+    description TEXT NOT NULL
+) STRICT;
+CREATE INDEX dirs_name ON dirs (name);
+-- One row per use.
+CREATE TABLE dir_users (
+    id INTEGER PRIMARY KEY,
+    dir INTEGER NOT NULL,
+    session INTEGER NOT NULL,
+    exclusive INTEGER NOT NULL
+) STRICT;
+CREATE INDEX dir_users_dir ON dir_users (dir);
+";
+
 /// Tables whose rows take room on the disk.
 const COUNTED: [&str; 3] = ["layers", "packs", "blobs"];
 
@@ -213,29 +239,37 @@ fn prepare(db: &mut Connection) -> rusqlite::Result<()> {
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "NORMAL")?;
     db.set_prepared_statement_cache_capacity(64);
-    if format(db)? != 0 {
+    if !matches!(format(db)?, 0 | 2) {
         return Ok(());
     }
     // Another process may be doing the same: the lock decides, then look again.
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if format(&transaction)? == 0 {
+    let before = format(&transaction)?;
+    if before == 0 {
         transaction.execute_batch(SCHEMA)?;
-        for table in COUNTED {
-            transaction.execute_batch(&format!(
-                "CREATE TRIGGER {table}_insert AFTER INSERT ON {table} BEGIN
-                     UPDATE usage SET bytes = bytes + NEW.bytes;
-                 END;
-                 CREATE TRIGGER {table}_update AFTER UPDATE OF bytes ON {table} BEGIN
-                     UPDATE usage SET bytes = bytes + NEW.bytes - OLD.bytes;
-                 END;
-                 CREATE TRIGGER {table}_delete AFTER DELETE ON {table} BEGIN
-                     UPDATE usage SET bytes = bytes - OLD.bytes;
-                 END;"
-            ))?;
-        }
+        COUNTED.iter().try_for_each(|table| count(&transaction, table))?;
+    }
+    if before < FORMAT {
+        transaction.execute_batch(DIRS)?;
+        count(&transaction, "dirs")?;
         transaction.pragma_update(None, "user_version", FORMAT)?;
     }
     transaction.commit()
+}
+
+/// Has the bytes of a table's rows counted.
+fn count(db: &Connection, table: &str) -> rusqlite::Result<()> {
+    db.execute_batch(&format!(
+        "CREATE TRIGGER {table}_insert AFTER INSERT ON {table} BEGIN
+             UPDATE usage SET bytes = bytes + NEW.bytes;
+         END;
+         CREATE TRIGGER {table}_update AFTER UPDATE OF bytes ON {table} BEGIN
+             UPDATE usage SET bytes = bytes + NEW.bytes - OLD.bytes;
+         END;
+         CREATE TRIGGER {table}_delete AFTER DELETE ON {table} BEGIN
+             UPDATE usage SET bytes = bytes - OLD.bytes;
+         END;"
+    ))
 }
 
 /// Starts a transaction that changes something. Other processes wait until it has ended.

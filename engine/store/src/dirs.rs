@@ -24,10 +24,12 @@ pub struct LayerDir {
     room: Arc<Reservation>,
 }
 
-/// Watches how large a layer's directory becomes while somebody else fills it.
+/// Watches how large a directory becomes while somebody else fills it.
 pub struct Watch {
-    path: PathBuf,
-    room: Arc<Reservation>,
+    pub(crate) path: PathBuf,
+    /// Bytes of it that are counted already.
+    pub(crate) counted: u64,
+    pub(crate) room: Arc<Reservation>,
 }
 
 impl Watch {
@@ -36,7 +38,7 @@ impl Watch {
     /// # Errors
     /// When there is none.
     pub fn check(&self) -> Result<()> {
-        self.room.grow_to(disk_usage(&self.path))
+        self.room.grow_to(disk_usage(&self.path).saturating_sub(self.counted))
     }
 }
 
@@ -56,7 +58,7 @@ impl LayerDir {
 
     /// For looking at the directory now and then, where there is a limit to keep.
     pub fn watch(&self) -> Watch {
-        Watch { path: self.fs(), room: self.room.clone() }
+        Watch { path: self.fs(), counted: 0, room: self.room.clone() }
     }
 
     /// Where the files go: an overlayfs upper directory.

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::error::IoContext;
 use crate::holds::Object;
 use crate::removal::Removal;
-use crate::{LayerId, PackId, Result, Store};
+use crate::{DirId, LayerId, PackId, Result, Store};
 
 /// A number that is another one in each boot of the machine (random(4)).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -46,6 +46,7 @@ impl Store {
                  coalesce((SELECT max(number) FROM layers), 0),
                  coalesce((SELECT max(written) FROM layers), 0),
                  coalesce((SELECT max(number) FROM packs), 0),
+                 coalesce((SELECT max(number) FROM dirs), 0),
                  coalesce((SELECT max(number) FROM blobs), 0))
              FROM sequence",
             [],
@@ -87,6 +88,11 @@ impl Store {
         let mut removal = Removal::new(self, connection);
         connection.execute("DELETE FROM leases", [])?;
         connection.execute("DELETE FROM reservations", [])?;
+        // What was being changed is anybody's guess, whatever was synced meanwhile.
+        for dir in ids(connection, "SELECT DISTINCT dir FROM dir_users")? {
+            removal.lose(&Object::Dir(DirId(dir)))?;
+        }
+        connection.execute("DELETE FROM dir_users", [])?;
         connection.execute("DELETE FROM sessions WHERE number <> ?1", [self.session()])?;
         let mut paths = self.unwrite(connection, mark)?;
         for (object, number) in objects(connection)? {
@@ -139,6 +145,7 @@ impl Store {
                 fs::metadata(path.join("manifest")).is_ok_and(|metadata| metadata.len() > 0)
             }
             Object::Pack(_) | Object::Blob(_) => path.exists(),
+            Object::Dir(_) => path.join("fs").exists(),
         }
     }
 }
@@ -170,6 +177,12 @@ pub(crate) fn objects(connection: &Connection) -> Result<Vec<(Object, i64)>> {
     for layer in layers {
         let (id, number) = layer?;
         objects.push((Object::Layer(id), number));
+    }
+    let mut query = connection.prepare("SELECT id, number FROM dirs")?;
+    let dirs = query.query_map([], |row| Ok((row.get(0).map(DirId)?, row.get(1)?)))?;
+    for dir in dirs {
+        let (id, number) = dir?;
+        objects.push((Object::Dir(id), number));
     }
     let mut query = connection.prepare("SELECT digest, number FROM blobs")?;
     let blobs = query.query_map([], |row| Ok((row.get::<_, [u8; 32]>(0)?, row.get(1)?)))?;

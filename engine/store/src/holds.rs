@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cofferdam_types::Digest;
 use rusqlite::{Connection, params};
 
-use crate::{HeldLayer, LayerId, PackId, Result, Snapshot, Store, db};
+use crate::{DirId, HeldLayer, LayerId, PackId, Result, Snapshot, Store, db};
 
 /// So many leases may be in the database that are not needed any more.
 const MAX_RELEASED: usize = 256;
@@ -23,6 +23,8 @@ pub(crate) enum Object {
     Layer(LayerId),
     Pack(PackId),
     Blob(Digest),
+    /// A named directory; its uses have a table of their own.
+    Dir(DirId),
 }
 
 /// As it is called in the table of leases.
@@ -32,6 +34,7 @@ impl fmt::Display for Object {
             Self::Layer(id) => write!(f, "layer {id}"),
             Self::Pack(id) => write!(f, "pack {id}"),
             Self::Blob(digest) => write!(f, "blob {}", digest.hex()),
+            Self::Dir(id) => write!(f, "directory {id}"),
         }
     }
 }
@@ -222,6 +225,7 @@ impl Store {
                     .prepare_cached("UPDATE blobs SET used = ?2 WHERE digest = ?1")?
                     .execute(params![digest.as_bytes(), number])?,
                 Object::Layer(_) => unreachable!("layers are held by snapshots"),
+                Object::Dir(_) => unreachable!("directories have uses"),
             };
             there.push(changed > 0);
             if changed > 0 && !holds.keeps.is_empty() && !holds.is_leased(object) {

@@ -181,6 +181,7 @@ impl Store {
                 1 => Candidate::ImageLayer(row.get(2)?),
                 2 => Candidate::Pack(row.get(1)?),
                 3 => Candidate::Blob(row.get(2)?),
+                5 => Candidate::Dir(row.get(1)?),
                 _ => Candidate::Image(row.get(2)?),
             })
         })?;
@@ -234,6 +235,7 @@ enum Candidate {
     ImageLayer([u8; 32]),
     Pack(i64),
     Blob([u8; 32]),
+    Dir(i64),
     Image(String),
 }
 
@@ -245,6 +247,7 @@ impl Candidate {
             Self::ImageLayer(diff_id) => removal.image_layer(&Digest::from_bytes(diff_id)),
             Self::Pack(id) => removal.pack_if_unused(crate::PackId(id)),
             Self::Blob(digest) => removal.cached_blob(&Digest::from_bytes(digest)),
+            Self::Dir(id) => removal.dir_if_unused(crate::DirId(id)),
             Self::Image(name) => removal.image(&name),
         }
     }
@@ -277,6 +280,9 @@ WHERE NOT EXISTS (SELECT 1 FROM image_blobs WHERE digest = blobs.digest)
     AND NOT EXISTS (SELECT 1 FROM leases WHERE object = 'blob ' || lower(hex(blobs.digest)))
     AND NOT EXISTS (SELECT 1 FROM layer_blobs
                     WHERE digest = blobs.digest AND compression = 'original')
+UNION ALL
+SELECT 5, id, NULL, used FROM dirs
+WHERE NOT EXISTS (SELECT 1 FROM dir_users WHERE dir = dirs.id)
 ORDER BY used LIMIT 64";
 
 /// Images by name.

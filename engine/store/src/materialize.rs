@@ -38,7 +38,13 @@ impl Store {
             .io("cannot create a directory in", tmp)?;
         let root = dir.path().join("fs");
         let room = self.reservation();
-        let mut writer = Writer { store: self, links: HashMap::new(), room: &room, copied: 0 };
+        let mut writer = Writer {
+            store: self,
+            links: HashMap::new(),
+            files: Files::Linked,
+            room: &room,
+            copied: 0,
+        };
         writer.write(&root, &layer.root)?;
         match self.commit_written(id, &root, &target) {
             Ok(()) => Ok(target),
@@ -46,6 +52,13 @@ impl Store {
             Err(_) if target.exists() => Ok(target),
             Err(error) => Err(error),
         }
+    }
+
+    /// Writes a tree to a directory that will be changed: no file is shared with a layer.
+    pub(crate) fn write_copy(&self, path: &Path, root: &Node, room: &Reservation) -> Result<()> {
+        let links = HashMap::new();
+        let mut writer = Writer { store: self, links, files: Files::Copied, room, copied: 0 };
+        writer.write(path, root)
     }
 
     fn commit_written(&self, id: LayerId, from: &Path, to: &Path) -> Result<()> {
@@ -62,9 +75,17 @@ impl Store {
     }
 }
 
+/// Whether files that lie in a directory already are shared with it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Files {
+    Linked,
+    Copied,
+}
+
 struct Writer<'a> {
     store: &'a Store,
     links: HashMap<u64, PathBuf>,
+    files: Files,
     room: &'a Reservation,
     /// Bytes that were copied, or are about to be.
     copied: u64,
@@ -93,7 +114,9 @@ impl Writer<'_> {
                 if let Some(group) = regular.link_group {
                     self.links.insert(group, path.to_owned());
                 }
-                if self.link_existing(path, regular, &node.attributes)? {
+                if self.files == Files::Linked
+                    && self.link_existing(path, regular, &node.attributes)?
+                {
                     return Ok(());
                 }
                 self.copy(path, regular)?;

@@ -11,7 +11,7 @@ use cofferdam_types::Digest;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::holds::Object;
-use crate::{LayerId, PackId, Result, Store, db, scratch};
+use crate::{DirId, LayerId, PackId, Result, Store, db, scratch};
 
 /// Tombstones of evicted records that are kept.
 const MAX_TOMBSTONES: i64 = 20_000;
@@ -90,6 +90,7 @@ impl Store {
             Object::Layer(id) => self.layer_path(*id),
             Object::Pack(id) => self.pack_path(*id),
             Object::Blob(digest) => self.blob_path(digest),
+            Object::Dir(id) => self.dir_path(*id),
         }
     }
 }
@@ -137,6 +138,7 @@ impl<'a> Removal<'a> {
             }
             self.execute("DELETE FROM leases WHERE session = ?1", number)?;
             self.execute("DELETE FROM reservations WHERE session = ?1", number)?;
+            self.execute("DELETE FROM dir_users WHERE session = ?1", number)?;
             self.execute("DELETE FROM sessions WHERE number = ?1", number)?;
         }
         Ok(())
@@ -284,12 +286,29 @@ impl<'a> Removal<'a> {
         Ok(())
     }
 
+    /// Removes a named directory if nobody uses it.
+    pub(crate) fn dir_if_unused(&mut self, id: DirId) -> Result<()> {
+        match self.exists("SELECT 1 FROM dir_users WHERE dir = ?1", id.0)? {
+            true => Ok(()),
+            false => self.dir(id),
+        }
+    }
+
+    fn dir(&mut self, id: DirId) -> Result<()> {
+        if let Some(bytes) = self.bytes_of("SELECT bytes FROM dirs WHERE id = ?1", id.0)? {
+            self.execute("DELETE FROM dirs WHERE id = ?1", id.0)?;
+            self.gone(Object::Dir(id), bytes);
+        }
+        Ok(())
+    }
+
     /// Removes something that is broken, and all that depends on it.
     pub(crate) fn lose(&mut self, object: &Object) -> Result<()> {
         match object {
             Object::Layer(id) => self.lose_layer(*id),
             Object::Pack(id) => self.lose_pack(*id),
             Object::Blob(digest) => self.lose_blob(digest),
+            Object::Dir(id) => self.dir(*id),
         }
     }
 
@@ -360,6 +379,7 @@ impl<'a> Removal<'a> {
                 self.layer_if_unused(*id)
             }
             Object::Pack(id) => self.pack_if_unused(*id),
+            Object::Dir(id) => self.dir_if_unused(*id),
             Object::Blob(digest) => {
                 let original =
                     "SELECT 1 FROM layer_blobs WHERE digest = ?1 AND compression = 'original'";
@@ -397,7 +417,7 @@ impl<'a> Removal<'a> {
         let gone: HashSet<PathBuf> =
             self.gone.objects.iter().map(|object| self.store.object_path(object)).collect();
         let root = self.store.root().to_owned();
-        for place in ["layers", "packs", "blobs/sha256"] {
+        for place in ["layers", "packs", "blobs/sha256", "dirs"] {
             for path in entries(&root.join(place)) {
                 if !gone.contains(&path) && !self.is_known(&path)? {
                     orphans.push(path);
@@ -415,6 +435,7 @@ impl<'a> Removal<'a> {
         match (part(path.parent()).as_deref(), number) {
             (Some("layers"), Some(id)) => self.exists("SELECT 1 FROM layers WHERE id = ?1", id),
             (Some("packs"), Some(id)) => self.exists("SELECT 1 FROM packs WHERE id = ?1", id),
+            (Some("dirs"), Some(id)) => self.exists("SELECT 1 FROM dirs WHERE id = ?1", id),
             (Some("sha256"), _) => match format!("sha256:{name}").parse::<Digest>() {
                 Ok(digest) => {
                     self.exists("SELECT 1 FROM blobs WHERE digest = ?1", digest.as_bytes())

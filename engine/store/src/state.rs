@@ -30,6 +30,7 @@ const LOADED_BYTES: usize = 8 << 20;
 /// layers/ID/    manifest, and fs/ once the layer is on disk
 /// packs/ID      the bytes of many small files
 /// blobs/sha256/ manifests, configs and compressed layers
+/// dirs/ID/fs    directories with a name, which are changed in place
 /// local/        what is known of the files of local directories
 /// compiled/     compiled components
 /// tmp/SESSION/  what is not committed; what is left of it, the next process removes
@@ -89,7 +90,7 @@ impl Store {
     /// # Errors
     /// As [`Store::open`].
     pub fn open_with_limit(root: &Path, limit: Option<u64>) -> Result<Self> {
-        for name in ["layers", "packs", "blobs/sha256", "local", "compiled", "tmp"] {
+        for name in ["layers", "packs", "blobs/sha256", "dirs", "local", "compiled", "tmp"] {
             let path = root.join(name);
             fs::create_dir_all(&path).io("cannot create", &path)?;
         }
@@ -119,7 +120,7 @@ impl Store {
         let mut connection = self.db();
         let transaction = db::begin(&mut connection)?;
         // Whoever had the number before is gone.
-        for table in ["leases", "reservations"] {
+        for table in ["leases", "reservations", "dir_users"] {
             transaction.execute(&format!("DELETE FROM {table} WHERE session = ?1"), [number])?;
         }
         transaction.execute(
@@ -236,7 +237,7 @@ impl Store {
         match object {
             Object::Layer(id) => drop(self.loaded().layers.remove(&id)),
             Object::Pack(id) => drop(self.open_packs().remove(&id)),
-            Object::Blob(_) => {}
+            Object::Blob(_) | Object::Dir(_) => {}
         }
     }
 

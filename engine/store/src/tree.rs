@@ -10,7 +10,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crate::node::components;
-use crate::{Attributes, Error, Layer, Name, Node, NodeKind, Regular, Result, Snapshot, Store};
+use crate::{
+    Attributes, Directory, Error, Layer, Name, Node, NodeKind, Regular, Result, Snapshot, Store,
+};
 
 /// How many symlinks a path may lead through.
 const MAX_LINKS: u32 = 255;
@@ -138,6 +140,26 @@ impl Tree {
 }
 
 impl<'a> Found<'a> {
+    /// The same with all below it as one manifest. Hard links become files of their own.
+    pub fn flatten(&self) -> Node {
+        let Node { attributes, kind } = self.node();
+        let kind = match kind {
+            NodeKind::Directory(_) => NodeKind::Directory(Directory {
+                opaque: false,
+                children: self
+                    .children()
+                    .into_iter()
+                    .map(|child| (child.name.clone(), child.found.flatten()))
+                    .collect(),
+            }),
+            NodeKind::Regular(regular) => {
+                NodeKind::Regular(Regular { link_group: None, ..regular.clone() })
+            }
+            other => other.clone(),
+        };
+        Node { attributes: attributes.clone(), kind }
+    }
+
     /// Merges what several layers have at one path, given from the top down.
     pub(crate) fn merge(nodes: impl Iterator<Item = &'a Node>) -> Option<Self> {
         let mut merged: Vec<&Node> = Vec::new();

@@ -11,12 +11,12 @@ use rusqlite::{Connection, Row};
 use crate::filter::Filter;
 use crate::holds::Object;
 use crate::removal::Removal;
-use crate::{LayerId, PackId, Result, Store, db};
+use crate::{DirId, LayerId, PackId, Result, Store, db};
 
 /// One thing that takes room in the state directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Names it: `layer 7`, `pack 8`, `blob sha256:…`.
+    /// Names it: `layer 7`, `pack 8`, `blob sha256:…`, `directory 9`.
     pub id: String,
     /// Its kind, as BuildKit names it where it has the like: `regular`, `source.local`, `failed`,
     /// …; further `image-layer` (unpacked from an image) and `blob`.
@@ -178,8 +178,10 @@ impl Prune {
 /// Everything that is stored. Whoever reads it has a transaction.
 fn list(connection: &Connection) -> Result<Vec<(Object, Usage)>> {
     let mut held: HashMap<String, Vec<u32>> = HashMap::new();
-    let mut query = connection
-        .prepare_cached("SELECT object, pid FROM leases JOIN sessions ON number = session")?;
+    let mut query = connection.prepare_cached(
+        "SELECT object, pid FROM leases JOIN sessions ON number = session UNION
+             SELECT 'directory ' || dir, pid FROM dir_users JOIN sessions ON number = session",
+    )?;
     let leases = query.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?;
     for lease in leases {
         let (object, pid) = lease?;
@@ -190,6 +192,7 @@ fn list(connection: &Connection) -> Result<Vec<(Object, Usage)>> {
         (LAYERS, layer as fn(&Row<'_>) -> rusqlite::Result<(Object, Usage)>),
         (PACKS, pack),
         (BLOBS, blob),
+        (DIRS, dir),
     ] {
         let mut query = connection.prepare_cached(sql)?;
         let rows = query.query_map([], read)?;
@@ -294,6 +297,27 @@ fn blob(row: &Row<'_>) -> rusqlite::Result<(Object, Usage)> {
             order: row.get(3)?,
             shared: bytes(row, 4)?,
             images: images.iter().flat_map(|names| names.split(' ')).map(str::to_owned).collect(),
+            ..Usage::default()
+        },
+    ))
+}
+
+const DIRS: &str = "
+SELECT id, bytes, created, last_used, used, uses, kind, description FROM dirs";
+
+fn dir(row: &Row<'_>) -> rusqlite::Result<(Object, Usage)> {
+    let object = Object::Dir(DirId(row.get(0)?));
+    Ok((
+        object,
+        Usage {
+            id: object.to_string(),
+            bytes: bytes(row, 1)?,
+            created: row.get(2)?,
+            last_used: row.get(3)?,
+            order: row.get(4)?,
+            uses: bytes(row, 5)?,
+            kind: row.get(6)?,
+            description: row.get(7)?,
             ..Usage::default()
         },
     ))

@@ -108,7 +108,10 @@ impl Store {
             match object {
                 Object::Blob(digest) => check.blob(digest)?,
                 Object::Pack(id) => check.pack(*id)?,
-                Object::Layer(_) => {}
+                Object::Dir(_) if !self.is_complete(object) && check.still_there(object)? => {
+                    check.wrong(*object, "its directory is missing");
+                }
+                Object::Layer(_) | Object::Dir(_) => {}
             }
         }
         for id in layers {
@@ -170,6 +173,9 @@ impl Check<'_> {
             }
             Object::Pack(id) => {
                 db.prepare_cached("SELECT 1 FROM packs WHERE id = ?1")?.exists([id.0])?
+            }
+            Object::Dir(id) => {
+                db.prepare_cached("SELECT 1 FROM dirs WHERE id = ?1")?.exists([id.0])?
             }
             Object::Blob(digest) => db
                 .prepare_cached("SELECT 1 FROM blobs WHERE digest = ?1")?

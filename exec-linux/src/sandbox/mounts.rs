@@ -270,10 +270,13 @@ impl Sources {
                 (mount, Kind::File)
             }
             Mount::Bind { source, selector, readonly, restrictions, .. } => {
-                let selector = selector.as_deref().unwrap_or("/");
                 let source = self.open_source(source)?;
-                let selected = paths::resolve(&source, selector)
-                    .doing(|| format!("opening `{selector}` in the source of `{dest}`"))?;
+                let selected = match selector {
+                    // A file or a socket is only there as the whole.
+                    None => source,
+                    Some(selector) => paths::resolve(&source, selector)
+                        .doing(|| format!("opening `{selector}` in the source of `{dest}`"))?,
+                };
                 let mount = clone_attached(&selected)
                     .doing(|| format!("cloning the source of `{dest}`"))?;
                 restrict(&mount, *readonly, *restrictions)?;
@@ -287,7 +290,7 @@ impl Sources {
         Ok(Prepared { mount, kind, dest })
     }
 
-    /// Opens the root of a source. A file can only be selected as the whole.
+    /// Opens the root of a source.
     fn open_source(&self, source: &BindSource) -> Result<OwnedFd> {
         let overlay = match source {
             BindSource::Path(path) => return open_host(path),

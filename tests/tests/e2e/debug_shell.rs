@@ -25,14 +25,14 @@ const FAILING: &str = "ARG REGISTRY\nFROM ${REGISTRY}/busybox AS tools\n\
         echo written > /tmp/made; echo beside > /tools/beside; exit 7\n";
 
 impl World {
-    fn debug(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn debug(&self, arguments: &[&str]) -> Command {
         let mut command = self.cofferdam.command();
         command.arg("debug").arg("--root").arg(self.cofferdam.root()).args(arguments);
         command
     }
 
     /// Runs `cofferdam debug` to its end, without an input.
-    fn debugged(&self, arguments: &[&str]) -> Result<Debugged> {
+    pub(crate) fn debugged(&self, arguments: &[&str]) -> Result<Debugged> {
         Ok(Debugged(self.debug(arguments).output()?))
     }
 
@@ -42,26 +42,26 @@ impl World {
     }
 }
 
-struct Debugged(Output);
+pub(crate) struct Debugged(Output);
 
 impl Debugged {
-    fn stdout(&self) -> String {
+    pub(crate) fn stdout(&self) -> String {
         String::from_utf8_lossy(&self.0.stdout).into_owned()
     }
 
-    fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         String::from_utf8_lossy(&self.0.stderr).into_owned()
     }
 
     #[track_caller]
-    fn ended(self, code: i32) -> Self {
+    pub(crate) fn ended(self, code: i32) -> Self {
         let said = format!("{}{}", self.stdout(), self.stderr());
         assert_eq!(self.0.status.code(), Some(code), "exit code; it said:\n{said}");
         self
     }
 
     #[track_caller]
-    fn says(&self, parts: &[&str]) {
+    pub(crate) fn says(&self, parts: &[&str]) {
         let stderr = self.stderr();
         for part in parts {
             assert!(stderr.contains(part), "no {part:?} in:\n{stderr}");

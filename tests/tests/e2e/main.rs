@@ -11,6 +11,7 @@ mod exports;
 mod frontends;
 mod gnu_hello;
 mod images;
+mod mounts;
 mod progress;
 mod rebuild;
 mod registry_faults;

@@ -44,7 +44,7 @@ fn show(args: &[&str], stdout_is_terminal: bool) -> String {
 }
 
 fn describe(prepared: &Prepared) -> String {
-    let Prepared { request, session, cache_only, insecure, stdin_dockerfile } = prepared;
+    let Prepared { request, session, cache_only, insecure, stdin_dockerfile, keys: _ } = prepared;
     let mut text = String::new();
     if let FrontendChoice::Component { name, bytes } = &request.frontend {
         writeln!(text, "frontend {name}: {} bytes", bytes.len()).expect("a string takes all");

@@ -5,6 +5,7 @@ mod builder;
 mod content;
 mod disk;
 mod limit;
+mod named;
 mod restart;
 mod support;
 mod tree;
