@@ -276,16 +276,12 @@ mod tests {
             mount /bound input: 1
             mount /bound output: -1
             mount /bound readonly: true
-            mount /bound selector: part
-            mount /cache cacheOpt ID: c
-            mount /cache cacheOpt sharing: 2
             mount /cache contentCache: 2
             mount /cache dest: /cache
             mount /cache input: 1
             mount /cache mountType: 3
             mount /cache output: -1
             mount /cache readonly: true
-            mount /cache selector: part
             mount /tmp TmpfsOpt size: 9
             mount /tmp contentCache: 2
             mount /tmp dest: /tmp
