@@ -276,6 +276,7 @@ mod tests {
             mount /bound input: 1
             mount /bound output: -1
             mount /bound readonly: true
+            mount /cache cacheOpt: {}
             mount /cache contentCache: 2
             mount /cache dest: /cache
             mount /cache input: 1
