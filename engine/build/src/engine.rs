@@ -210,8 +210,14 @@ impl Engine {
             sink: sink.clone(),
             failure: Mutex::default(),
         });
+        let mut options = context.request.options.clone();
+        if !context.request.platforms.is_empty() {
+            // As BuildKit's clients say it: a frontend may want to know what was asked for.
+            let asked: Vec<_> = platforms.iter().map(Platform::to_string).collect();
+            options.insert("platform".into(), asked.join(","));
+        }
         let request = cofferdam_component::Request {
-            options: context.request.options.clone(),
+            options,
             platforms,
             build_platform: host,
             subrequest: context.request.subrequest.clone(),

@@ -89,6 +89,8 @@ pub struct Run {
     pub network: Option<String>,
     /// `--security`
     pub security: Option<String>,
+    /// `--device`, unread.
+    pub devices: Vec<String>,
     /// The here-documents of the line.
     pub heredocs: Vec<Heredoc>,
 }

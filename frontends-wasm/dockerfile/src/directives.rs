@@ -77,7 +77,9 @@ fn split(line: &str) -> Option<(String, &str)> {
     let key = key.trim();
     let valid = key.starts_with(|c: char| c.is_ascii_alphabetic())
         && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
-    valid.then(|| (key.to_ascii_lowercase(), value.trim()))
+    let value = value.trim();
+    // Without a value it is an ordinary comment.
+    (valid && !value.is_empty()).then(|| (key.to_ascii_lowercase(), value))
 }
 
 #[cfg(test)]
@@ -98,6 +100,7 @@ mod tests {
         check("\n# escape=`\n", None, '\\');
         check("# a comment\n# escape=`\n", None, '\\');
         check("# unknown=1\n# escape=`\n", None, '\\');
+        check("# escape=\n# escape=`\n", None, '\\');
         check("FROM a\n# escape=`\n", None, '\\');
     }
 

@@ -126,8 +126,24 @@ fn missing(name: &str) -> Problem {
     Problem::Host(HostError::NotFound(message))
 }
 
+/// Refuses a request for another frontend.
+fn syntax(options: &Options) -> Result<(), Problem> {
+    let asked = options.build_args.get("BUILDKIT_SYNTAX");
+    match asked.filter(|syntax| !syntax.is_empty() && !is_own_syntax(syntax)) {
+        None => Ok(()),
+        Some(syntax) => {
+            let what = format!("the frontend `{syntax}` of the build argument BUILDKIT_SYNTAX");
+            Err(Problem::Unsupported(what))
+        }
+    }
+}
+
 /// Says so where a directive asks for something that is not there.
-fn directives(directives: &Directives, text: &str) -> Result<(), Vec<Located>> {
+fn directives(options: &Options, directives: &Directives, text: &str) -> Result<(), Vec<Located>> {
+    // The build argument goes before the directive.
+    if options.build_args.get("BUILDKIT_SYNTAX").is_some_and(|name| !name.is_empty()) {
+        return Ok(syntax(options)?);
+    }
     let Some(syntax) = directives.syntax.as_deref().filter(|syntax| !is_own_syntax(syntax)) else {
         return Ok(());
     };
@@ -139,9 +155,10 @@ fn directives(directives: &Directives, text: &str) -> Result<(), Vec<Located>> {
 
 /// Whether a syntax directive names Docker's own frontend, whose language this one has.
 fn is_own_syntax(syntax: &str) -> bool {
+    let syntax = syntax.split_whitespace().next().unwrap_or_default();
     let name = syntax.strip_prefix("docker.io/").unwrap_or(syntax);
     let name = name.split('@').next().unwrap_or(name).split(':').next().unwrap_or(name);
-    matches!(name, "docker/dockerfile" | "docker/dockerfile-upstream")
+    matches!(name, "dockerfile.v0" | "docker/dockerfile" | "docker/dockerfile-upstream")
 }
 
 /// Builds a small part of a local directory, to read from it.
@@ -199,7 +216,7 @@ impl Survey {
         (files, dockerfile): (&Files, &Dockerfile),
         (checks, scope): (&Checks<'_>, Scope),
     ) -> Result<Self, Vec<Located>> {
-        directives(&dockerfile.directives, &files.text)?;
+        directives(options, &dockerfile.directives, &files.text)?;
         let mut survey = Self {
             images: Images::default(),
             named: BTreeMap::new(),

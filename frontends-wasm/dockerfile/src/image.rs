@@ -179,6 +179,30 @@ impl Image {
         }
     }
 
+    /// Writes the platform down: the one that was asked for, else the base image's, in its
+    /// normal form.
+    pub fn finish(&mut self, asked: Option<&Platform>) {
+        let own = self.platform();
+        let mut platform = asked.cloned().unwrap_or_else(|| own.clone()).normalized();
+        let same = (&platform.os, &platform.architecture) == (&own.os, &own.architecture);
+        if same && platform.variant.is_empty() {
+            platform.variant = own.variant;
+        }
+        for (field, value) in [
+            ("os", platform.os),
+            ("architecture", platform.architecture),
+            ("variant", platform.variant),
+        ] {
+            match value.is_empty() {
+                true => self.root.remove(field),
+                false => self.root.insert(field.into(), value.into()),
+            };
+        }
+        if !same {
+            self.root.remove("os.version");
+        }
+    }
+
     /// The whole config as JSON.
     pub fn to_json(&self) -> Value {
         let mut root = self.root.clone();
@@ -204,6 +228,12 @@ pub fn quoted_list(list: &[String]) -> String {
     format!("[{}]", quoted.join(" "))
 }
 
+/// Whether `%q` prints a character as it is: letters, marks, numbers, punctuation and symbols.
+fn is_printed(c: char) -> bool {
+    // Behind another character, a mark is no reason to escape.
+    !['a', c].iter().collect::<String>().escape_debug().to_string().starts_with("a\\u{")
+}
+
 fn quote(text: &str) -> String {
     let mut quoted = String::from('"');
     for c in text.chars() {
@@ -216,10 +246,12 @@ fn quote(text: &str) -> String {
             '\u{8}' => quoted.push_str("\\b"),
             '\u{c}' => quoted.push_str("\\f"),
             '\u{b}' => quoted.push_str("\\v"),
-            c if u32::from(c) < 0x20 || c == '\u{7f}' => {
-                quoted.push_str(&format!("\\x{:02x}", u32::from(c)));
+            c if c.is_ascii_control() => quoted.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if c.is_ascii() || is_printed(c) => quoted.push(c),
+            c if u32::from(c) < 0x10000 => {
+                quoted.push_str(&format!("\\u{:04x}", u32::from(c)));
             }
-            c => quoted.push(c),
+            c => quoted.push_str(&format!("\\U{:08x}", u32::from(c))),
         }
     }
     quoted + "\""

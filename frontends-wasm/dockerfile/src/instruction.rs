@@ -149,7 +149,11 @@ const MOUNT_OPTIONS: &[MountOption] = &[
         MOUNT_TYPES,
         "where; relative paths are relative to the working directory",
     ),
-    option(&["source", "src"], &["bind", "cache"], "path inside the tree that is mounted"),
+    option(
+        &["source", "src"],
+        &["bind", "cache", "secret"],
+        "path inside the tree that is mounted; of a secret, its id",
+    ),
     option(
         &["from"],
         &["bind", "cache"],
@@ -317,7 +321,9 @@ pub const INSTRUCTIONS: &[Spec] = &[
             flag("mount", FlagKind::List, "mounts a context, stage, cache, secret or agent"),
             flag("network", FlagKind::Text, "default, none or host"),
             flag("security", FlagKind::Text, "sandbox or insecure"),
+            flag("device", FlagKind::List, "gives the command a CDI device"),
         ],
+        min: 0,
         expansion: Expansion::Flags,
         heredocs: true,
         step: true,
@@ -368,6 +374,11 @@ pub const INSTRUCTIONS: &[Spec] = &[
         ..plain("WORKDIR", Form::Whole, "sets and makes the working directory")
     },
 ];
+
+/// The row of an option of `--mount`.
+pub fn mount_option(name: &str) -> Option<&'static MountOption> {
+    MOUNT_OPTIONS.iter().find(|option| option.names.contains(&name))
+}
 
 /// All names of options of `--mount`.
 pub fn mount_option_names() -> impl Iterator<Item = &'static str> {

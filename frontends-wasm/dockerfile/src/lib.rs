@@ -15,6 +15,7 @@ pub mod directives;
 pub mod duration;
 pub mod error;
 mod frontend;
+pub mod git;
 pub mod heredoc;
 pub mod ignore;
 pub mod image;

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cofferdam_sdk::{ExtraHost, NetworkMode, ProxyEnv, Request, ResolveMode};
+use cofferdam_sdk::{ExtraHost, NetworkMode, Platform, ProxyEnv, Request, ResolveMode, Ulimit};
 
 use crate::error::Problem;
+use crate::reference::familiar;
 
 /// Which stages run without looking at the cache.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,8 +30,14 @@ pub struct Options {
     pub build_args: BTreeMap<String, String>,
     /// Labels to add to the image.
     pub labels: BTreeMap<String, String>,
-    /// Named contexts, by lower-case name.
+    /// Named contexts, by familiar name, perhaps with `::` and a platform.
     pub contexts: BTreeMap<String, String>,
+    /// Whether the request says which platform it wants.
+    pub platform_is_given: bool,
+    /// Size of `/dev/shm` of every step in bytes; 0 is the default.
+    pub shm_size: u64,
+    /// Resource limits of every step.
+    pub ulimits: Vec<Ulimit>,
     /// Name of the local directory that is the main context.
     pub context_key: String,
     /// Name of the local directory that has the Dockerfile.
@@ -55,7 +62,10 @@ pub const OPTIONS: &[(&str, &str)] = &[
     ("target", "name of the stage to build (default: the last)"),
     ("build-arg:NAME", "value of an ARG"),
     ("label:NAME", "label to add to the image"),
-    ("context:NAME", "what NAME stands for: docker-image://, oci-layout://, local:, input:"),
+    (
+        "context:NAME[::PLATFORM]",
+        "what NAME stands for: docker-image://, oci-layout://, local:, input:, or the address of a git repository or a file",
+    ),
     ("contextkey", "local directory that is the main context (default: context)"),
     ("dockerfilekey", "local directory that has the Dockerfile (default: dockerfile)"),
     ("no-cache", "empty: no stage uses the cache; else a list of stages"),
@@ -64,6 +74,9 @@ pub const OPTIONS: &[(&str, &str)] = &[
     ("hostname", "host name of the steps"),
     ("force-network-mode", "default, none or host"),
     ("cgroup-parent", "parent cgroup of the steps"),
+    ("platform", "list of platforms that the request names"),
+    ("shm-size", "size of /dev/shm of the steps, in bytes"),
+    ("ulimit", "list of name=soft[:hard]"),
 ];
 
 impl Options {
@@ -83,10 +96,18 @@ impl Options {
         let contexts = collect("context:");
         Ok(Self {
             filename: text("filename").unwrap_or("Dockerfile").into(),
-            target: text("target").map(str::to_lowercase),
+            target: text("target").map(str::to_owned),
             build_args: collect("build-arg:"),
             labels: collect("label:"),
-            contexts: contexts.into_iter().map(|(k, v)| (k.to_lowercase(), v)).collect(),
+            contexts: contexts.into_iter().map(|(key, value)| (context_key(&key), value)).collect(),
+            platform_is_given: text("platform").is_some(),
+            shm_size: match text("shm-size") {
+                None => 0,
+                Some(text) => text
+                    .parse()
+                    .map_err(|_| Problem::invalid("option shm-size", text, "a number of bytes"))?,
+            },
+            ulimits: text("ulimit").map(ulimits).transpose()?.unwrap_or_default(),
             context_key: text("contextkey").unwrap_or("context").into(),
             dockerfile_key: text("dockerfilekey").unwrap_or("dockerfile").into(),
             no_cache: match request.option("no-cache") {
@@ -106,7 +127,10 @@ impl Options {
                 }
             },
             extra_hosts: text("add-hosts").map(extra_hosts).transpose()?.unwrap_or_default(),
-            hostname: text("hostname").unwrap_or_default().into(),
+            hostname: text("build-arg:BUILDKIT_SANDBOX_HOSTNAME")
+                .or_else(|| text("hostname"))
+                .unwrap_or_default()
+                .into(),
             network: match text("force-network-mode") {
                 None => NetworkMode::Default,
                 Some(mode) => network(mode).map_err(|expected| {
@@ -115,6 +139,16 @@ impl Options {
             },
             cgroup_parent: text("cgroup-parent").unwrap_or_default().into(),
         })
+    }
+
+    /// What a name stands for instead of the stage or image that has it.
+    pub fn context(&self, name: &str, platform: &Platform) -> Option<&str> {
+        let name = familiar(name);
+        if matches!(name.as_str(), "scratch" | "context") {
+            return None;
+        }
+        let of_platform = self.contexts.get(&format!("{name}::{platform}"));
+        of_platform.or_else(|| self.contexts.get(&name)).map(String::as_str)
     }
 
     /// Whether a stage runs without looking at the cache.
@@ -154,6 +188,29 @@ pub fn network(mode: &str) -> Result<NetworkMode, &'static str> {
         "host" => Ok(NetworkMode::Host),
         _ => Err("`default`, `none` or `host`"),
     }
+}
+
+fn context_key(key: &str) -> String {
+    match key.split_once("::") {
+        Some((name, platform)) => {
+            let parsed = platform.parse::<Platform>().map(|platform| platform.to_string());
+            format!("{}::{}", familiar(name), parsed.unwrap_or_else(|_| platform.to_lowercase()))
+        }
+        None => familiar(key),
+    }
+}
+
+fn ulimits(list: &str) -> Result<Vec<Ulimit>, Problem> {
+    let limit = |text: &str| {
+        let (name, limits) = text.split_once('=')?;
+        let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+        let (soft, hard) = (soft.parse().ok()?, hard.parse().ok()?);
+        Some(Ulimit { name: name.to_lowercase(), soft, hard })
+    };
+    let read = |text: &str| {
+        limit(text).ok_or_else(|| Problem::invalid("option ulimit", text, "`name=soft[:hard]`"))
+    };
+    list.split(',').map(read).collect()
 }
 
 fn extra_hosts(list: &str) -> Result<Vec<ExtraHost>, Problem> {

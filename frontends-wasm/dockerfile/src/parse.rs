@@ -29,6 +29,7 @@ pub fn parse(source: &str) -> Result<Dockerfile, Vec<Located>> {
     let mut begun = false;
     for line in split(source, directives.escape, takes_heredocs)? {
         let lines = line.lines;
+        let is_from = first_word(&line.text).0.eq_ignore_ascii_case("FROM");
         match parse_line(line, directives.escape) {
             Ok(instruction) => {
                 begun |= matches!(instruction.command, Command::From(_));
@@ -42,7 +43,10 @@ pub fn parse(source: &str) -> Result<Dockerfile, Vec<Located>> {
                 }
                 instructions.push(instruction);
             }
-            Err(problem) => problems.push(problem.at(lines)),
+            Err(problem) => {
+                begun |= is_from;
+                problems.push(problem.at(lines));
+            }
         }
     }
     if problems.is_empty() && !begun {
@@ -110,7 +114,7 @@ fn command(
     }
     let words = || -> Result<Vec<String>, Problem> {
         let found = match spec.form {
-            Form::JsonOrWords => json(rest),
+            Form::JsonOrWords => json(spec, rest)?,
             _ => None,
         };
         let found =
@@ -129,9 +133,10 @@ fn command(
             mounts: flags.list("mount"),
             network: flags.text("network"),
             security: flags.text("security"),
+            devices: flags.list("device"),
             heredocs,
         }),
-        "ADD" | "COPY" => Command::Copy(copy(spec, words()?, flags, heredocs)),
+        "ADD" | "COPY" => Command::Copy(copy(spec, words()?, flags, heredocs)?),
         "ENV" => Command::Env(pairs(spec, rest, escape)?),
         "LABEL" => Command::Label(pairs(spec, rest, escape)?),
         "WORKDIR" => Command::Workdir(whole()),
@@ -141,13 +146,15 @@ fn command(
         "CMD" => Command::Cmd(command_line(spec, rest)?),
         "ENTRYPOINT" => Command::Entrypoint(command_line(spec, rest)?),
         "EXPOSE" => Command::Expose(words()?),
-        "VOLUME" => match words()? {
-            volumes if volumes.iter().any(String::is_empty) => {
+        "VOLUME" => {
+            let volumes: Vec<String> =
+                words()?.iter().map(|volume| volume.trim().to_owned()).collect();
+            if volumes.iter().any(String::is_empty) {
                 return Err(expected(spec, "requires paths that are not empty"));
             }
-            volumes => Command::Volume(volumes),
-        },
-        "SHELL" => match json(rest) {
+            Command::Volume(volumes)
+        }
+        "SHELL" => match json(spec, rest)? {
             Some(shell) if !shell.is_empty() => Command::Shell(shell),
             _ => return Err(expected(spec, "requires a JSON array of at least one text")),
         },
@@ -180,20 +187,27 @@ fn count(spec: &Spec) -> String {
     }
 }
 
-/// Reads a JSON array of texts; `None` when it is none.
-fn json(text: &str) -> Option<Vec<String>> {
-    text.starts_with('[').then(|| serde_json::from_str(text).ok()).flatten()
+/// Reads a JSON array of texts; `None` when it is no JSON array.
+fn json(spec: &'static Spec, text: &str) -> Result<Option<Vec<String>>, Problem> {
+    if !text.starts_with('[') {
+        return Ok(None);
+    }
+    let Ok(values) = serde_json::from_str::<Vec<serde_json::Value>>(text) else {
+        return Ok(None);
+    };
+    let text = |value| match value {
+        serde_json::Value::String(text) => Ok(text),
+        _ => Err(expected(spec, "requires that its JSON array has only texts")),
+    };
+    values.into_iter().map(text).collect::<Result<_, _>>().map(Some)
 }
 
 fn command_line(spec: &'static Spec, rest: &str) -> Result<CommandLine, Problem> {
-    if let Some(args) = json(rest) {
-        if args.is_empty() && spec.name == "RUN" {
-            return Err(expected(spec, "requires at least one argument"));
+    if let Some(args) = json(spec, rest)? {
+        if args.is_empty() && matches!(spec.name, "RUN" | "HEALTHCHECK") {
+            return Err(expected(spec, "requires at least one argument in its JSON array"));
         }
         return Ok(CommandLine { shell: false, args });
-    }
-    if rest.starts_with('[') && serde_json::from_str::<Vec<serde_json::Value>>(rest).is_ok() {
-        return Err(expected(spec, "requires that its JSON array has only texts"));
     }
     let args = if rest.is_empty() { Vec::new() } else { vec![rest.to_owned()] };
     Ok(CommandLine { shell: true, args })
@@ -222,13 +236,15 @@ fn copy(
     mut words: Vec<String>,
     mut flags: Flags,
     heredocs: Vec<Heredoc>,
-) -> Copy {
+) -> Result<Copy, Problem> {
     let dest = words.pop().unwrap_or_default();
+    if crate::heredoc::parse_word(&dest).is_some_and(|dest| is_one_of(&heredocs, &dest)) {
+        return Err(expected(spec, "cannot have a here-document as its destination"));
+    }
     words.retain(|word| {
-        crate::heredoc::parse_word(word)
-            .is_none_or(|found| !heredocs.iter().any(|heredoc| heredoc.name == found.name))
+        crate::heredoc::parse_word(word).is_none_or(|word| !is_one_of(&heredocs, &word))
     });
-    Copy {
+    Ok(Copy {
         add: spec.name == "ADD",
         sources: words,
         heredocs,
@@ -242,7 +258,11 @@ fn copy(
         keep_git_dir: flags.bool("keep-git-dir"),
         checksum: flags.text("checksum"),
         unpack: flags.bool("unpack"),
-    }
+    })
+}
+
+fn is_one_of(heredocs: &[Heredoc], word: &Heredoc) -> bool {
+    heredocs.iter().any(|heredoc| heredoc.name == word.name)
 }
 
 fn arguments(rest: &str, escape: char) -> Result<Vec<(String, Option<String>)>, Problem> {
@@ -306,10 +326,11 @@ fn quoted_words(text: &str, escape: char) -> Vec<String> {
 fn healthcheck(spec: &'static Spec, rest: &str, flags: &mut Flags) -> Result<Healthcheck, Problem> {
     let (kind, rest) = first_word(rest);
     let test = match kind.to_ascii_uppercase().as_str() {
-        "NONE" if rest.is_empty() && flags.values.is_empty() => {
+        // As in BuildKit, flags say nothing here, and are no mistake.
+        "NONE" if rest.is_empty() => {
             return Ok(Healthcheck { test: vec!["NONE".into()], ..Healthcheck::default() });
         }
-        "NONE" => return Err(expected(spec, "NONE takes no flags and arguments")),
+        "NONE" => return Err(expected(spec, "NONE takes no arguments")),
         "CMD" if !rest.is_empty() => {
             let line = command_line(spec, rest)?;
             let kind = if line.shell { "CMD-SHELL" } else { "CMD" };
@@ -328,8 +349,8 @@ fn healthcheck(spec: &'static Spec, rest: &str, flags: &mut Flags) -> Result<Hea
     let (interval, timeout) = (time("interval")?, time("timeout")?);
     let (start_period, start_interval) = (time("start-period")?, time("start-interval")?);
     let retries = match flags.text("retries") {
-        Some(text) => match text.parse() {
-            Ok(number) if number >= 0 => number,
+        Some(text) => match text.parse::<i32>() {
+            Ok(number) if number >= 0 => i64::from(number),
             _ => return Err(Problem::invalid("--retries", text, "a number of 0 or more")),
         },
         None => 0,
@@ -364,8 +385,9 @@ impl Flags {
             })?;
             let what = || format!("--{name}");
             let value = match (flag.kind, value) {
-                (FlagKind::Bool, None | Some("true")) => "true",
-                (FlagKind::Bool, Some("false")) => "false",
+                (FlagKind::Bool, None) => "true",
+                (FlagKind::Bool, Some(value)) if value.eq_ignore_ascii_case("true") => "true",
+                (FlagKind::Bool, Some(value)) if value.eq_ignore_ascii_case("false") => "false",
                 (FlagKind::Bool, Some(value)) => {
                     return Err(Problem::invalid(what(), value, "`true` or `false`"));
                 }

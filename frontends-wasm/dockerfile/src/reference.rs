@@ -77,6 +77,16 @@ impl Reference {
     }
 }
 
+/// The name by which a named context replaces an image: as short as people write it, without the
+/// tag `latest`, in lower case. A name that is no image reference stands for itself.
+pub fn familiar(name: &str) -> String {
+    let Ok(reference) = Reference::parse(name) else { return name.to_lowercase() };
+    let full = reference.to_string();
+    let short = full.strip_prefix("docker.io/").unwrap_or(&full);
+    let short = short.strip_prefix("library/").unwrap_or(short);
+    short.strip_suffix(":latest").unwrap_or(short).into()
+}
+
 impl std::fmt::Display for Reference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.name)?;
@@ -117,8 +127,11 @@ fn is_registry(text: &str) -> bool {
 fn is_component(part: &str) -> bool {
     let inside = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = part.as_bytes();
+    let separator =
+        |part: &[u8]| matches!(part, b"." | b"_" | b"__") || part.iter().all(|&b| b == b'-');
     matches!((bytes.first(), bytes.last()), (Some(&a), Some(&z)) if inside(a) && inside(z))
         && bytes.iter().all(|&b| inside(b) || b"._-".contains(&b))
+        && bytes.split(|&b| inside(b)).all(separator)
 }
 
 #[cfg(test)]
@@ -140,7 +153,19 @@ mod tests {
         ] {
             assert_eq!(Reference::parse(text).unwrap().to_string(), expected);
         }
-        for bad in ["", "A", "x:", "x:-a", "x@y", "a//b", "$X", "../x", "x y", "-x", "x/"] {
+        for (name, short) in [
+            ("docker.io/library/a:latest", "a"),
+            ("a:1", "a:1"),
+            ("docker.io/a/b", "a/b"),
+            ("localhost:5000/x", "localhost:5000/x"),
+            ("Stage", "stage"),
+        ] {
+            assert_eq!(familiar(name), short);
+        }
+        for bad in [
+            "", "A", "x:", "x:-a", "x@y", "a//b", "$X", "../x", "x y", "-x", "x/", "a_.b", "a..b",
+            "a___b",
+        ] {
             assert!(Reference::parse(bad).is_err(), "{bad}");
         }
     }

@@ -20,7 +20,9 @@ pub struct Stage {
     /// What it is built on.
     pub base: Base,
     /// The platform that its FROM asks for.
-    pub platform: Option<String>,
+    pub platform: Option<Platform>,
+    /// The named context that stands for all of it.
+    pub context: Option<String>,
     /// The FROM itself.
     pub from: Instruction,
     /// What follows it.
@@ -63,9 +65,13 @@ impl Stages {
         for instruction in &dockerfile.instructions {
             match (&instruction.command, stages.last_mut()) {
                 (Command::From(from), _) => {
-                    match stage(from, instruction, &names, &globals, expander) {
-                        Ok(stage) => {
+                    match stage(from, instruction, &names, &globals, expander, build) {
+                        Ok(mut stage) => {
                             names.extend(stage.name.clone().map(|name| (name, stages.len())));
+                            let platform = stage.platform.as_ref().unwrap_or(target);
+                            let name = stage.name.as_deref();
+                            let context = name.and_then(|name| options.context(name, platform));
+                            stage.context = context.map(str::to_owned);
                             stages.push(stage);
                         }
                         Err(problem) => problems.push(problem.at(instruction.lines)),
@@ -85,7 +91,10 @@ impl Stages {
     pub fn target(&self, name: Option<&str>) -> Result<usize, Problem> {
         match name {
             None => Ok(self.stages.len() - 1),
-            Some(name) => self.find(name).ok_or_else(|| Problem::unknown_stage(name, self.names())),
+            Some(name) => self.find(name).ok_or_else(|| match name.parse::<usize>() {
+                Ok(_) => Problem::invalid("target", name, "the name of a stage, not its number"),
+                Err(_) => Problem::unknown_stage(name, self.names()),
+            }),
         }
     }
 
@@ -145,6 +154,9 @@ impl Stages {
                 continue;
             }
             let stage = &self.stages[index];
+            if stage.context.is_some() {
+                continue;
+            }
             if let Base::Stage(base) = stage.base {
                 open.push(base);
             }
@@ -179,7 +191,11 @@ pub(crate) fn globals(
     build: &Platform,
 ) -> (BTreeMap<String, String>, Vec<Located>) {
     let expander = Expander::new(dockerfile.directives.escape);
-    let mut globals = predefined(options, target, build);
+    let last = dockerfile.instructions.iter().rev().find_map(|instruction| {
+        let Command::From(from) = &instruction.command else { return None };
+        Some(from.name.as_deref())
+    });
+    let mut globals = predefined(options, last.flatten(), target, build);
     let mut problems = Vec::new();
     for instruction in &dockerfile.instructions {
         let Command::Arg(arguments) = &instruction.command else { break };
@@ -207,6 +223,7 @@ fn stage(
     earlier: &BTreeMap<String, usize>,
     globals: &BTreeMap<String, String>,
     expander: Expander,
+    build: &Platform,
 ) -> Result<Stage, Problem> {
     let base = expander.word(&from.base, globals)?;
     if base.is_empty() {
@@ -215,12 +232,12 @@ fn stage(
     }
     let platform = match &from.platform {
         Some(word) => {
-            let platform = expander.word(word, globals)?;
-            if platform.is_empty() {
+            let text = expander.word(word, globals)?;
+            if text.is_empty() {
                 let expected = "`os/architecture`; a variable in it may not be set";
                 return Err(Problem::invalid("--platform", word, expected));
             }
-            Some(platform)
+            Some(platform(&text, build)?)
         }
         None => None,
     };
@@ -229,13 +246,34 @@ fn stage(
         name: from.name.clone(),
         base: index.map_or(Base::Named(base), Base::Stage),
         platform,
+        context: None,
         from: instruction.clone(),
         instructions: Vec::new(),
     })
 }
 
-/// The arguments that exist without a declaration before the first FROM.
-fn predefined(options: &Options, target: &Platform, build: &Platform) -> BTreeMap<String, String> {
+/// Reads a platform; one without an operating system or architecture has those of the build.
+fn platform(text: &str, build: &Platform) -> Result<Platform, Problem> {
+    let full = match text.contains('/') {
+        true => text.to_owned(),
+        false => match text {
+            "linux" | "windows" | "darwin" | "wasi" | "freebsd" => {
+                format!("{text}/{}", build.architecture)
+            }
+            _ => format!("{}/{text}", build.os),
+        },
+    };
+    full.parse().map_err(|_| Problem::invalid("--platform", text, "`os/architecture[/variant]`"))
+}
+
+/// The arguments that exist without a declaration before the first FROM. `last` is the name of
+/// the last stage.
+fn predefined(
+    options: &Options,
+    last: Option<&str>,
+    target: &Platform,
+    build: &Platform,
+) -> BTreeMap<String, String> {
     let mut values = BTreeMap::new();
     for (prefix, platform) in [("BUILD", build), ("TARGET", target)] {
         for (name, value) in [
@@ -248,8 +286,8 @@ fn predefined(options: &Options, target: &Platform, build: &Platform) -> BTreeMa
             values.insert(format!("{prefix}{name}"), value);
         }
     }
-    let stage = options.target.clone().unwrap_or_else(|| "default".into());
-    values.insert("TARGETSTAGE".into(), stage);
+    let stage = options.target.as_deref().or(last).unwrap_or("default");
+    values.insert("TARGETSTAGE".into(), stage.into());
     for (name, value) in &mut values {
         if let Some(given) = options.build_args.get(name) {
             value.clone_from(given);

@@ -27,7 +27,8 @@ fn build(
     options: &[(&str, &str)],
     platforms: &[&str],
 ) -> (LlbHost, Result<Vec<serde_json::Value>, BuildError>) {
-    let host = LlbHost { files: files.to_vec(), ..LlbHost::default() };
+    let files = files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned()));
+    let host = LlbHost { files: files.collect(), ..LlbHost::default() };
     let result = DockerfileFrontend::build(&host, &request(options, platforms));
     let configs = result.map(|result| {
         let config = |result: &cofferdam_sdk::PlatformResult<llb::Edge>| {

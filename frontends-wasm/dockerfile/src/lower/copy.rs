@@ -28,9 +28,11 @@ impl<H: Host> Lowering<'_, H> {
         copy: &Copy,
     ) -> Result<(), Problem> {
         let expander = self.expander;
-        let optional = |word: &Option<String>| match word {
-            Some(word) => state.expand(expander, word).map(Some),
-            None => Ok(None),
+        // A flag whose variables are not set is as if it were not there.
+        let optional = |word: &Option<String>| -> Result<Option<String>, Problem> {
+            let Some(word) = word else { return Ok(None) };
+            let value = state.expand(expander, word)?;
+            Ok(Some(value).filter(|value| !value.is_empty()))
         };
         let list = |words: &[String]| -> Result<Vec<String>, Problem> {
             words.iter().map(|word| state.expand(expander, word)).collect()
@@ -94,7 +96,8 @@ impl<H: Host> Lowering<'_, H> {
             history.push_str(&format!(" <<{}", heredoc.name));
             let mut data = heredoc.content();
             if heredoc.expand {
-                let plain = Expander { keep_quotes: true, ..expander };
+                // The directive `escape` says nothing about the text of a file.
+                let plain = Expander { keep_quotes: true, ..Expander::new('\\') };
                 data = state.expand(plain, &data)?;
             }
             let path = path::inside(&heredoc.name);

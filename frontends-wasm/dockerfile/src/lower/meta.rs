@@ -169,22 +169,21 @@ impl<H: Host> Lowering<'_, H> {
     ) -> Result<String, Problem> {
         let mut texts = Vec::new();
         for (name, default) in arguments {
-            let name = state.expand(self.expander, name)?;
-            let value = match (self.input.options.build_args.get(&name), default) {
+            let value = match (self.input.options.build_args.get(name), default) {
                 (Some(value), _) => Some(value.clone()),
                 (None, Some(word)) => Some(state.expand(self.expander, word)?),
-                (None, None) => self.stages.globals.get(&name).cloned(),
+                (None, None) => self.stages.globals.get(name).cloned(),
             };
             if let Some(value) = &value
                 && !NOT_IN_ENV.contains(&name.as_str())
             {
-                state.env.set(&name, value)?;
+                state.env.set(name, value)?;
             }
             texts.push(match &value {
                 Some(value) => format!("{name}={value}"),
                 None => name.clone(),
             });
-            state.arguments.push((name, value));
+            state.arguments.push((name.clone(), value));
         }
         Ok(format!("ARG {}", texts.join(" ")))
     }
@@ -212,19 +211,38 @@ fn command<O>(state: &State<O>, line: &CommandLine) -> Vec<String> {
 
 /// `80`, `80/udp`, `8000-8002`, as the ports that they mean.
 fn exposed(text: &str) -> Result<Vec<String>, Problem> {
-    let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    // An address or a host port in front says where to publish, which an image cannot.
-    let range = range.rsplit(':').next().unwrap_or(range);
-    let protocol = protocol.to_lowercase();
-    let (first, last) = range.split_once('-').unwrap_or((range, range));
-    match (first.parse::<u16>(), last.parse::<u16>()) {
-        (Ok(first), Ok(last))
-            if first <= last && matches!(protocol.as_str(), "tcp" | "udp" | "sctp") =>
-        {
-            Ok((first..=last).map(|port| format!("{port}/{protocol}")).collect())
+    let ports = || {
+        let (published, port) = text.rsplit_once(':').unwrap_or(("", text));
+        let (range, protocol) = port.split_once('/').unwrap_or((port, ""));
+        let protocol = match protocol.to_lowercase().as_str() {
+            "" | "tcp" => "tcp",
+            "udp" => "udp",
+            "sctp" => "sctp",
+            _ => return None,
+        };
+        let (first, last) = port_range(range)?;
+        // An address and a host port in front say where to publish, which an image cannot; they
+        // are read all the same, as Docker does.
+        let (address, host) = published.rsplit_once(':').unwrap_or(("", published));
+        let address = address.trim_start_matches('[').trim_end_matches(']');
+        if !address.is_empty() && address.parse::<std::net::IpAddr>().is_err() {
+            return None;
         }
-        _ => Err(Problem::invalid("port", text, "`port[-port][/tcp|udp|sctp]`")),
-    }
+        if !host.is_empty() {
+            let (host_first, host_last) = port_range(host)?;
+            if first != last && host_last - host_first != last - first {
+                return None;
+            }
+        }
+        Some((first..=last).map(|port| format!("{port}/{protocol}")).collect())
+    };
+    ports().ok_or_else(|| Problem::invalid("port", text, "`port[-port][/tcp|udp|sctp]`"))
+}
+
+fn port_range(text: &str) -> Option<(u16, u16)> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+    (first <= last).then_some((first, last))
 }
 
 fn is_signal(text: &str) -> bool {
@@ -239,9 +257,11 @@ fn is_signal(text: &str) -> bool {
     }
     let name = text.to_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
-    let real_time = name.strip_prefix("RTMIN+").or_else(|| name.strip_prefix("RTMAX-"));
+    let real_time = [("RTMIN+", 15), ("RTMAX-", 14)]
+        .into_iter()
+        .find_map(|(prefix, most)| Some((name.strip_prefix(prefix)?, most)));
     match real_time {
-        Some(number) => number.parse::<u8>().is_ok_and(|number| number <= 15),
+        Some((number, most)) => number.parse().is_ok_and(|number| (1..=most).contains(&number)),
         None => NAMES.contains(&name),
     }
 }

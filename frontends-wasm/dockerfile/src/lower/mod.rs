@@ -140,6 +140,8 @@ pub fn lower<H: Host>(
     for (name, value) in &input.options.labels {
         state.image.insert("Labels", name, value.as_str());
     }
+    let asked = input.options.platform_is_given.then_some(input.target);
+    state.image.finish(asked);
     Ok(Lowered {
         output: state.output,
         config: state.image.to_json(),

@@ -32,8 +32,8 @@ struct Options {
     id: String,
     sharing: String,
     readonly: Option<bool>,
-    required: bool,
-    size: u64,
+    required: Option<bool>,
+    size: Option<u64>,
     mode: Option<u32>,
     uid: Option<u32>,
     gid: Option<u32>,
@@ -77,7 +77,7 @@ impl Options {
     ) -> Result<Self, Problem> {
         let mut options = Self { kind: "bind".into(), ..Self::default() };
         for (key, value) in fields(text) {
-            let key = key.trim().to_lowercase();
+            let key = key.to_lowercase();
             let what = || format!("`{key}` of --mount");
             let value = match value {
                 Some(value) if key == "from" => Some(value),
@@ -85,14 +85,14 @@ impl Options {
                 None => None,
             };
             let flag = match value.as_deref() {
-                None | Some("true" | "1") => Ok(true),
-                Some("false" | "0") => Ok(false),
+                None | Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+                Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
                 Some(other) => Err(Problem::invalid(what(), other, "`true` or `false`")),
             };
             match key.as_str() {
                 "readonly" | "ro" => options.readonly = Some(flag?),
                 "readwrite" | "rw" => options.readonly = Some(!flag?),
-                "required" => options.required = flag?,
+                "required" => options.required = Some(flag?),
                 _ => {
                     let Some(value) = value else {
                         return Err(Problem::invalid("option of --mount", key, "`key=value`"));
@@ -109,9 +109,10 @@ impl Options {
                         "id" => options.id = value,
                         "sharing" => options.sharing = value.to_lowercase(),
                         "size" => {
-                            options.size = size(&value).ok_or_else(|| {
+                            let size = size(&value).ok_or_else(|| {
                                 Problem::invalid(what(), &value, "bytes, like `64m`")
                             })?;
+                            options.size = Some(size);
                         }
                         "mode" => options.mode = Some(number(8)?),
                         "uid" => options.uid = Some(number(10)?),
@@ -127,7 +128,38 @@ impl Options {
                 }
             }
         }
+        options.check()?;
         Ok(options)
+    }
+
+    /// Refuses options that the type of the mount has no use for.
+    fn check(&self) -> Result<(), Problem> {
+        let kind = self.kind.as_str();
+        if !instruction::MOUNT_TYPES.contains(&kind) {
+            let expected = "`bind`, `cache`, `tmpfs`, `secret` or `ssh`";
+            return Err(Problem::invalid("type of --mount", kind, expected));
+        }
+        for (name, given) in [
+            ("required", self.required.is_some()),
+            ("size", self.size.is_some()),
+            ("env", self.env.is_some()),
+            ("sharing", !self.sharing.is_empty()),
+            ("mode", self.mode.is_some()),
+            ("uid", self.uid.is_some()),
+            ("gid", self.gid.is_some()),
+            ("from", self.from.is_some()),
+            ("source", !self.source.is_empty()),
+        ] {
+            let kinds = instruction::mount_option(name).map_or(&[][..], |option| option.kinds);
+            if given && !kinds.contains(&kind) {
+                let expected = format!("no `{name}`: it is for `{}`", kinds.join("`, `"));
+                return Err(Problem::invalid("--mount", format!("type={kind}"), expected));
+            }
+        }
+        if kind == "secret" && !self.source.is_empty() && !self.id.is_empty() {
+            return Err(Problem::invalid("--mount", "type=secret", "an `id` or a `source`"));
+        }
+        Ok(())
     }
 }
 
@@ -155,22 +187,19 @@ impl<H: Host> Lowering<'_, H> {
                     let kind = MountKind::Ssh(details);
                     mounted.mounts.push(Mount { dest, source: None, kind });
                 }
-                "bind" | "cache" | "tmpfs" => {
+                _ => {
+                    // Without a target it is the working directory.
                     let dest = absolute(&options.target);
-                    if dest == "/" || options.target.is_empty() {
+                    if dest == "/" {
                         let expected = "a `target` below `/`";
                         return Err(Problem::invalid("--mount", text, expected));
                     }
                     let mount = match options.kind.as_str() {
                         "bind" => self.bind(state, &options)?,
                         "cache" => self.cache(state, &options)?,
-                        _ => (None, MountKind::Tmpfs(options.size)),
+                        _ => (None, MountKind::Tmpfs(options.size.unwrap_or_default())),
                     };
                     mounted.mounts.push(Mount { dest, source: mount.0, kind: mount.1 });
-                }
-                other => {
-                    let expected = "`bind`, `cache`, `tmpfs`, `secret` or `ssh`";
-                    return Err(Problem::invalid("type of --mount", other, expected));
                 }
             }
         }
@@ -205,7 +234,8 @@ impl<H: Host> Lowering<'_, H> {
             None => None,
         };
         let mut selector = path::inside(&options.source);
-        if options.uid.is_some() || options.gid.is_some() || options.mode.is_some() {
+        let owned = options.uid.is_some() || options.gid.is_some() || options.mode.is_some();
+        if selector == "/" && owned {
             // The directory that a new cache starts from, with that owner and mode.
             let id = |id: Option<u32>| Some(Principal::Id(id.unwrap_or_default()));
             let mkdir = MkdirAction {
@@ -250,7 +280,7 @@ fn details(id: String, options: &Options, mode: u32) -> SecretMount {
         uid: options.uid.unwrap_or_default(),
         gid: options.gid.unwrap_or_default(),
         mode: options.mode.unwrap_or(mode),
-        optional: !options.required,
+        optional: options.required != Some(true),
     }
 }
 
@@ -271,7 +301,7 @@ fn secret<O>(
         mounted.secret_env.push(SecretEnv {
             id: id.into(),
             name: name.clone(),
-            optional: !options.required,
+            optional: options.required != Some(true),
         });
     }
     if options.env.is_none() || !options.target.is_empty() {

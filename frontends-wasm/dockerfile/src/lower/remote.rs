@@ -2,6 +2,7 @@
 
 use crate::command::Copy;
 use crate::error::Problem;
+use crate::git::GitReference;
 use crate::path;
 
 /// A source that is not a path.
@@ -27,16 +28,11 @@ pub(super) fn parse(
     if let Some(remote) = git(text, copy, checksum)? {
         return Ok(Some(remote));
     }
-    if !text.starts_with("http://") && !text.starts_with("https://") {
+    if !is_http(text) {
         return Ok(None);
     }
-    let place = text.split_once("://").map_or("", |(_, rest)| rest);
-    let place = place.split(['?', '#']).next().unwrap_or_default();
-    let name = match place.split_once('/').map_or("", |(_, path)| path::base(path)) {
-        "" | "." | ".." => "__unnamed__",
-        name => name,
-    };
-    let mut attributes = vec![("http.filename".to_owned(), name.to_owned())];
+    let name = file_name(text);
+    let mut attributes = vec![("http.filename".to_owned(), name.clone())];
     if let Some(checksum) = checksum {
         let hex = checksum.strip_prefix("sha256:").unwrap_or_default();
         if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -54,52 +50,63 @@ pub(super) fn parse(
     }))
 }
 
+/// Whether a source is a download.
+pub(super) fn is_http(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
+}
+
+/// The name of what an address leads to: the last part of its path.
+fn file_name(address: &str) -> String {
+    let place = address.split_once("://").map_or("", |(_, rest)| rest);
+    let place = place.split(['?', '#']).next().unwrap_or_default();
+    let path = place.split_once('/').map_or("", |(_, path)| path);
+    let path = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
+    match path::base(&path) {
+        "" | "." | ".." => "__unnamed__".into(),
+        name => name.into(),
+    }
+}
+
 fn git(text: &str, copy: &Copy, checksum: Option<&str>) -> Result<Option<Remote>, Problem> {
-    let (address, fragment) = match text.split_once('#') {
-        Some((address, fragment)) => (address, Some(fragment)),
-        None => (text, None),
-    };
-    let scheme = address.split_once("://");
-    let (place, ssh) = match scheme {
-        Some(("http" | "https", rest))
-            if rest.split('?').next().unwrap_or(rest).ends_with(".git") =>
-        {
-            (rest.to_owned(), false)
+    let Some(mut reference) = GitReference::parse(text)? else { return Ok(None) };
+    match (copy.keep_git_dir, reference.keep_git_dir) {
+        (Some(flag), Some(query)) if flag != query => {
+            let expected = format!("`keep-git-dir={flag}`, as the flag says");
+            return Err(Problem::invalid("git source", text, expected));
         }
-        Some(("git", rest)) => (rest.to_owned(), false),
-        Some(("ssh", rest)) => (rest.split_once('@').map_or(rest, |(_, rest)| rest).into(), true),
-        Some(_) => return Ok(None),
-        None => match address.strip_prefix("git@").and_then(|rest| rest.split_once(':')) {
-            Some((host, path)) => (format!("{host}/{path}"), true),
-            None => return Ok(None),
-        },
-    };
-    if address.contains('?') {
-        return Err(Problem::Unsupported(format!("the query of the git source `{text}`")));
-    }
-    let fragment = fragment.filter(|fragment| !fragment.is_empty());
-    let identifier = match fragment {
-        Some(fragment) => format!("git://{place}#{fragment}"),
-        None => format!("git://{place}"),
-    };
-    let mut attributes = vec![("git.fullurl".to_owned(), address.to_owned())];
-    if ssh {
-        attributes.push(("git.mountsshsock".into(), "default".into()));
-    } else if address.starts_with("http") {
-        attributes.push(("git.authheadersecret".into(), "GIT_AUTH_HEADER".into()));
-        attributes.push(("git.authtokensecret".into(), "GIT_AUTH_TOKEN".into()));
-    }
-    if copy.keep_git_dir == Some(true) {
-        attributes.push(("git.keepgitdir".into(), "true".into()));
+        (flag, query) => reference.keep_git_dir = query.or(flag),
     }
     if let Some(checksum) = checksum {
-        attributes.push(("git.checksum".into(), checksum.into()));
+        if !reference.checksum.is_empty() && reference.checksum != checksum {
+            let expected = format!("the checksum `{checksum}`, as the flag says");
+            return Err(Problem::invalid("git source", text, expected));
+        }
+        reference.checksum = checksum.into();
     }
     Ok(Some(Remote {
         text: text.into(),
-        identifier,
-        attributes,
+        identifier: reference.identifier(),
+        attributes: reference.attributes(),
         path: "/".into(),
         unpackable: false,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::file_name;
+
+    #[test]
+    fn downloads_are_named_after_their_path() {
+        for (address, name) in [
+            ("https://h.example/a/b.tar.gz?x=/y#z", "b.tar.gz"),
+            ("https://h.example/a%20b", "a b"),
+            ("https://h.example/a/", "a"),
+            ("https://h.example/", "__unnamed__"),
+            ("https://h.example", "__unnamed__"),
+            ("https://h.example/a/%2e%2e", "__unnamed__"),
+        ] {
+            assert_eq!(file_name(address), name, "{address}");
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! RUN: the process, its variables and its here-documents.
 
 use cofferdam_sdk::{
-    ActionInput, ActionKind, BindMount, ExecOp, FileAction, Host, MkfileAction, Mount, MountKind,
-    OpMetadata, Process, SecurityMode,
+    ActionInput, ActionKind, BindMount, Device, ExecOp, FileAction, Host, MkfileAction, Mount,
+    MountKind, NetworkMode, OpMetadata, Process, SecurityMode,
 };
 
 use super::{Lowering, names, stage::State};
@@ -11,7 +11,7 @@ use crate::error::Problem;
 use crate::heredoc;
 use crate::options;
 use crate::path;
-use crate::words::Variables;
+use crate::words::{Expander, Variables};
 
 /// Where a here-document with a `#!` line is mounted.
 const SCRIPTS: &str = "/dev/pipes/";
@@ -56,12 +56,16 @@ impl<H: Host> Lowering<'_, H> {
         }
         let mounted = self.mounts(state, run)?;
         mounts.extend(mounted.mounts);
+        if self.input.options.shm_size > 0 {
+            let kind = MountKind::Tmpfs(self.input.options.shm_size);
+            mounts.push(Mount { dest: "/dev/shm".into(), source: None, kind });
+        }
         let network = match &run.network {
             None => self.input.options.network,
             Some(word) => {
                 let mode = state.expand(self.expander, word)?;
                 match options::network(&mode) {
-                    Ok(cofferdam_sdk::NetworkMode::Default) => self.input.options.network,
+                    Ok(NetworkMode::Default) => self.input.options.network,
                     Ok(mode) => mode,
                     Err(expected) => return Err(Problem::invalid("--network", mode, expected)),
                 }
@@ -90,6 +94,7 @@ impl<H: Host> Lowering<'_, H> {
             hostname: options.hostname.clone(),
             proxy: options.proxy(),
             extra_hosts: options.extra_hosts.clone(),
+            ulimits: options.ulimits.clone(),
             cgroup_parent: options.cgroup_parent.clone(),
             remove_mount_stubs_recursive: true,
             ..Process::default()
@@ -100,7 +105,7 @@ impl<H: Host> Lowering<'_, H> {
             network,
             security,
             secret_env: mounted.secret_env,
-            devices: Vec::new(),
+            devices: devices(state, self.expander, &run.devices)?,
         };
         let mut metadata = state.metadata(self, instruction, state.names.name(&shown));
         let text = instruction.text.strip_prefix("ONBUILD ").unwrap_or(&instruction.text);
@@ -128,6 +133,36 @@ impl<H: Host> Lowering<'_, H> {
             kind: MountKind::Bind(bind),
         })
     }
+}
+
+/// Reads `--device`: `[name=]NAME[,required]`.
+fn devices<O>(
+    state: &State<O>,
+    expander: Expander,
+    words: &[String],
+) -> Result<Vec<Device>, Problem> {
+    let device = |word: &String| {
+        let text = state.expand(expander, word)?;
+        let mut device = Device { name: String::new(), optional: true };
+        for (at, field) in text.split(',').enumerate() {
+            match field.split_once('=') {
+                None if field == "required" => device.optional = false,
+                None if at == 0 => device.name = field.into(),
+                Some(("name", name)) => device.name = name.into(),
+                Some(("required", "true" | "1")) => device.optional = false,
+                Some(("required", "false" | "0")) => device.optional = true,
+                _ => {
+                    let expected = "`name[,required]`";
+                    return Err(Problem::invalid("--device", &text, expected));
+                }
+            }
+        }
+        match device.name.is_empty() {
+            true => Err(Problem::invalid("--device", &text, "the name of a device")),
+            false => Ok(device),
+        }
+    };
+    words.iter().map(device).collect()
 }
 
 /// `RUN |1 name=value /bin/sh -c … # buildkit`: with the arguments that were declared.

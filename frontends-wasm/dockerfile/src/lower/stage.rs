@@ -8,6 +8,7 @@ use super::names::{self, Names};
 use super::watch::Seen;
 use crate::command::{Command, Instruction};
 use crate::error::{Located, Problem};
+use crate::git::GitReference;
 use crate::image::Image;
 use crate::parse::parse_trigger;
 use crate::reference::Reference;
@@ -49,6 +50,12 @@ struct Found<O> {
     platform: Platform,
 }
 
+impl<O> Found<O> {
+    fn scratch(platform: &Platform) -> Self {
+        Self { output: None, image: Image::scratch(platform), platform: platform.clone() }
+    }
+}
+
 impl<O> State<O> {
     /// Metadata of the op of an instruction.
     pub fn metadata<H: Host<Output = O>>(
@@ -81,6 +88,10 @@ impl<H: Host> Lowering<'_, H> {
         let stage = &stages.stages[index];
         let at_from = |problem: Problem| vec![problem.at(stage.from.lines)];
         let mut state = self.begin(index).map_err(at_from)?;
+        if stage.context.is_some() {
+            self.done.insert(index, state);
+            return Ok(());
+        }
         let triggers = state.image.list("OnBuild");
         state.image.set("OnBuild", Vec::<String>::new());
         state.names.add_steps(trigger_steps(&triggers));
@@ -123,19 +134,18 @@ impl<H: Host> Lowering<'_, H> {
         let stages = self.stages;
         let stage = &stages.stages[index];
         let shown_stage = if self.name_stages { stages.display_name(index) } else { String::new() };
-        let total = names::count(&stage.base, &stage.instructions);
-        let asked = match &stage.platform {
-            Some(text) => Some(self.platform(text)?),
-            None => None,
+        let total = match &stage.context {
+            None => names::count(&stage.base, &stage.instructions),
+            Some(_) => 0,
         };
         let ignore_cache = self.input.options.ignores_cache(&stages.display_name(index));
-        let platform = asked.unwrap_or_else(|| self.input.target.clone());
+        let platform = stage.platform.as_ref().unwrap_or(self.input.target).clone();
         let prefix = |platform: &Platform| match self.input.name_platforms {
             true => names::platform(platform, self.input.target),
             false => String::new(),
         };
-        if let Base::Stage(base) = stage.base {
-            let mut state = self.done[&base].clone();
+        if let (Base::Stage(base), None) = (&stage.base, &stage.context) {
+            let mut state = self.done[base].clone();
             state.index = index;
             state.has_cmd = false;
             state.seen = state.seen.inherited();
@@ -143,7 +153,11 @@ impl<H: Host> Lowering<'_, H> {
             state.ignore_cache = ignore_cache;
             return Ok(state);
         }
-        let Base::Named(name) = &stage.base else { unreachable!("a base is a stage or a name") };
+        let name = match (&stage.base, &stage.name) {
+            (Base::Named(name), _) => name,
+            // Only a stage with a name can be replaced.
+            (Base::Stage(_), name) => name.as_ref().expect("a replaced stage has a name"),
+        };
         let mut names = Names::new(&prefix(&platform), &shown_stage, total);
         if total > 0 && name != "scratch" {
             names.advance();
@@ -161,10 +175,15 @@ impl<H: Host> Lowering<'_, H> {
                 locations: self.locations(stage.from.lines),
             }
         };
-        let found = self
-            .named(name, stage.name.as_deref(), &platform, metadata)
-            .map_err(|problem| self.perhaps_stage(problem, name))?;
-        if name != "scratch" {
+        let found = match &stage.context {
+            Some(given) => {
+                let name = stage.name.as_deref().unwrap_or(name);
+                self.given(name, given, &platform, metadata)
+            }
+            None => self.named(name, &platform, metadata),
+        };
+        let found = found.map_err(|problem| self.perhaps_stage(problem, name))?;
+        if name != "scratch" && stage.context.is_none() {
             self.watch_base(stage, name, &platform, &found.image.platform());
         }
         if found.output.is_none() && name != "scratch" {
@@ -221,7 +240,7 @@ impl<H: Host> Lowering<'_, H> {
             ..OpMetadata::named(text)
         };
         let found = self
-            .named(name, None, &target, metadata)
+            .named(name, &target, metadata)
             .map_err(|problem| self.perhaps_stage(problem, name))?;
         self.others.insert(name.into(), found.output.clone());
         Ok(found.output)
@@ -244,27 +263,43 @@ impl<H: Host> Lowering<'_, H> {
     fn named(
         &self,
         name: &str,
-        stage: Option<&str>,
         platform: &Platform,
         metadata: impl Fn(String, &Image) -> OpMetadata,
     ) -> Result<Found<H::Output>, Problem> {
-        let scratch =
-            || Found { output: None, image: Image::scratch(platform), platform: platform.clone() };
         if name == "scratch" {
-            return Ok(scratch());
+            return Ok(Found::scratch(platform));
         }
-        let contexts = &self.input.options.contexts;
-        let given = [Some(name), stage].into_iter().flatten().find_map(|name| {
-            let name = name.to_lowercase();
-            contexts.get(&format!("{name}::{platform}")).or_else(|| contexts.get(&name))
-        });
-        let Some(given) = given else {
-            return self.image(name, platform, metadata);
-        };
+        match self.input.options.context(name, platform) {
+            Some(given) => self.given(name, given, platform, metadata),
+            None => self.image(name, platform, metadata),
+        }
+    }
+
+    /// What the named context `name` is, given as `given`.
+    fn given(
+        &self,
+        name: &str,
+        given: &str,
+        platform: &Platform,
+        metadata: impl Fn(String, &Image) -> OpMetadata,
+    ) -> Result<Found<H::Output>, Problem> {
+        let scratch = || Found::scratch(platform);
+        if let Some(git) = GitReference::parse(given)? {
+            let metadata = OpMetadata::named(format!("[internal] load git source {given}"));
+            let output = self.host.source(&git.identifier(), &git.attributes(), None, &metadata)?;
+            return Ok(Found { output: Some(output), ..scratch() });
+        }
         let (scheme, rest) = given.split_once(':').unwrap_or((given, ""));
         match scheme {
             "scratch" => Ok(scratch()),
+            "docker-image" if rest.trim_start_matches("//") == "scratch" => Ok(scratch()),
             "docker-image" => self.image(rest.trim_start_matches("//"), platform, metadata),
+            "http" | "https" => {
+                let attributes = [("http.filename".to_owned(), "context".to_owned())];
+                let metadata = OpMetadata::named(format!("[context {name}] {given}"));
+                let output = self.host.source(given, &attributes, None, &metadata)?;
+                Ok(Found { output: Some(output), ..scratch() })
+            }
             "oci-layout" => {
                 let image = self.resolve(given, platform)?;
                 let place = rest.trim_start_matches("//");
@@ -345,21 +380,6 @@ impl<H: Host> Lowering<'_, H> {
             }
         };
         Ok(Found { output, image, platform: platform.clone() })
-    }
-
-    /// Reads a platform; one without an operating system is of the build's.
-    fn platform(&self, text: &str) -> Result<Platform, Problem> {
-        let full = match text.contains('/') {
-            true => text.to_owned(),
-            false => match text {
-                "linux" | "windows" | "darwin" | "wasi" | "freebsd" => {
-                    format!("{text}/{}", self.input.build.architecture)
-                }
-                _ => format!("{}/{text}", self.input.build.os),
-            },
-        };
-        full.parse()
-            .map_err(|_| Problem::invalid("--platform", text, "`os/architecture[/variant]`"))
     }
 }
 

@@ -17,7 +17,10 @@ use cofferdam_types::Digest;
 pub struct LlbHost {
     pub graph: RefCell<llb::Graph>,
     /// Files of local directories, by `directory/path`.
-    pub files: Vec<(&'static str, &'static str)>,
+    pub files: Vec<(String, String)>,
+    /// Configs of images, by full reference with `latest`; others are answered as the fixtures
+    /// say.
+    pub images: Vec<(String, serde_json::Value)>,
     /// Descriptions of vertices, one for each time that the vertex was made.
     pub described: RefCell<Vec<(Digest, BTreeMap<String, String>)>>,
     /// References that were asked for.
@@ -214,6 +217,20 @@ impl Host for LlbHost {
                     all_proxy: proxy.all.clone(),
                 }),
                 hostname: process.hostname.clone(),
+                extra_hosts: process
+                    .extra_hosts
+                    .iter()
+                    .map(|host| llb::HostIp { host: host.host.clone(), ip: host.ip.clone() })
+                    .collect(),
+                ulimits: process
+                    .ulimits
+                    .iter()
+                    .map(|limit| llb::Ulimit {
+                        name: limit.name.clone(),
+                        soft: limit.soft,
+                        hard: limit.hard,
+                    })
+                    .collect(),
                 cgroup_parent: process.cgroup_parent.clone(),
                 remove_mount_stubs_recursive: process.remove_mount_stubs_recursive,
                 ..llb::Meta::default()
@@ -237,7 +254,14 @@ impl Host for LlbHost {
                     optional: secret.optional,
                 })
                 .collect(),
-            cdi_devices: Vec::new(),
+            cdi_devices: op
+                .devices
+                .iter()
+                .map(|device| llb::CdiDevice {
+                    name: device.name.clone(),
+                    optional: device.optional,
+                })
+                .collect(),
             platform: platform.cloned(),
         });
         let vertex = self.insert(exec.op, metadata)?;
@@ -286,8 +310,8 @@ impl Host for LlbHost {
             return Err(HostError::Unsupported("only sources can be built".into()));
         };
         let directory = source.identifier.replace("local://", "") + "/";
-        let inside = |(path, text): &(&str, &str)| {
-            Some((path.strip_prefix(&directory)?.to_owned(), (*text).to_owned()))
+        let inside = |(path, text): &(String, String)| {
+            Some((path.strip_prefix(&directory)?.to_owned(), text.clone()))
         };
         Ok(Files(self.files.iter().filter_map(inside).collect()))
     }
@@ -304,7 +328,10 @@ impl Host for LlbHost {
         }
         self.resolved.borrow_mut().push(reference.into());
         let platform = platform.cloned().unwrap_or_default();
-        let (digest, config) = if reference.contains("onbuild") {
+        let prepared = self.images.iter().find(|(name, _)| reference == format!("{name}:latest"));
+        let (digest, config) = if let Some((_, config)) = prepared {
+            (Digest::of(reference), config.clone())
+        } else if reference.contains("onbuild") {
             let config = serde_json::json!({
                 "architecture": "amd64",
                 "os": "linux",
