@@ -146,11 +146,12 @@ fn devices<O>(
         let mut device = Device { name: String::new(), optional: true };
         for (at, field) in text.split(',').enumerate() {
             match field.split_once('=') {
-                None if field == "required" => device.optional = false,
-                None if at == 0 => device.name = field.into(),
                 Some(("name", name)) => device.name = name.into(),
+                None if field == "required" => device.optional = false,
                 Some(("required", "true" | "1")) => device.optional = false,
                 Some(("required", "false" | "0")) => device.optional = true,
+                // Names have an equals sign themselves: `vendor.example/class=device`.
+                _ if at == 0 => device.name = field.into(),
                 _ => {
                     let expected = "`name[,required]`";
                     return Err(Problem::invalid("--device", &text, expected));
