@@ -24,6 +24,11 @@ fn cases() {
     check("tests/cases", 400);
 }
 
+#[test]
+fn corpus() {
+    check("tests/corpus", 30);
+}
+
 /// Checks all cases of a directory, and that there are at least so many.
 fn check(directory: &str, fewest: usize) {
     let update = std::env::var_os("UPDATE_EXPECT").is_some();
@@ -108,7 +113,7 @@ fn describe(error: &BuildError) -> String {
 fn files(case: &Case) -> Vec<(String, String)> {
     let mut files = vec![("dockerfile/Dockerfile".to_owned(), case.dockerfile())];
     for section in case.all("file") {
-        let name = section.arguments.split(' ').next().unwrap_or_default();
+        let (name, _) = section.name_and_attributes();
         match name.strip_prefix('@') {
             Some(other) => files.push((other.to_owned(), section.body.clone())),
             None => {

@@ -69,6 +69,17 @@ impl Case {
     }
 }
 
+impl Section {
+    /// A file's name, which may have blanks, and its `mode=` or `link=`.
+    pub fn name_and_attributes(&self) -> (&str, &str) {
+        let attribute = [" mode=", " link="].iter().find_map(|word| self.arguments.find(word));
+        match attribute {
+            Some(at) => (&self.arguments[..at], &self.arguments[at + 1..]),
+            None => (&self.arguments, ""),
+        }
+    }
+}
+
 impl CaseFile {
     /// Reads all files of a directory that end in `.cases`.
     pub fn all(directory: &Path) -> Vec<Self> {
