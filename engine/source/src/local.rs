@@ -161,6 +161,11 @@ fn follow(root: &Path, path: &str, wanted: &mut Wanted) -> Result<()> {
             todo.push((up, rest.to_vec(), links));
             continue;
         }
+        if name.windows(2).any(|pair| pair == b"**") {
+            // It stands for any number of directories, as in `COPY --parents src/**/*.c`.
+            wanted.add(&done);
+            continue;
+        }
         let here = on_disk(root, &done);
         let text = String::from_utf8_lossy(name);
         let names: Vec<Name> = if has_wildcard(&text) {
@@ -466,6 +471,23 @@ mod tests {
                 real/conf/
                 real/conf/x
                 src/
+                src/a.c
+            "]],
+        );
+    }
+
+    #[test]
+    fn two_stars_follow_into_any_depth() {
+        let filter = Filter { follow: strings(&["src/**/*.c"]), ..Filter::default() };
+        check(
+            &["src/a.c", "src/1/2/b.c", "other/c.c"],
+            &filter,
+            expect![[r"
+                /
+                src/
+                src/1/
+                src/1/2/
+                src/1/2/b.c
                 src/a.c
             "]],
         );

@@ -5,6 +5,7 @@
 //! One test program, so that the harness is linked once.
 
 mod cancellation;
+mod cases;
 mod checks;
 mod debug_shell;
 mod exports;

@@ -11,7 +11,7 @@ use crate::error::{Located, Problem};
 use crate::git::GitReference;
 use crate::image::Image;
 use crate::parse::parse_trigger;
-use crate::reference::Reference;
+use crate::reference::{Reference, familiar};
 use crate::stages::Base;
 use crate::suggest::nearest;
 use crate::words::Expander;
@@ -292,7 +292,7 @@ impl<H: Host> Lowering<'_, H> {
         let (scheme, rest) = given.split_once(':').unwrap_or((given, ""));
         match scheme {
             "scratch" => Ok(scratch()),
-            "docker-image" if rest.trim_start_matches("//") == "scratch" => Ok(scratch()),
+            "docker-image" if familiar(rest.trim_start_matches("//")) == "scratch" => Ok(scratch()),
             "docker-image" => self.image(rest.trim_start_matches("//"), platform, metadata),
             "http" | "https" => {
                 let attributes = [("http.filename".to_owned(), "context".to_owned())];
