@@ -101,11 +101,12 @@ fn outcome(case: &Case) -> Vec<(Section, String)> {
 }
 
 fn describe(error: &BuildError) -> String {
-    let mut text = format!("{}\n", error.message);
-    for hint in &error.hints {
-        text += &format!("hint: {hint}\n");
-    }
-    text
+    let problem = |message: &str, hints: &[String]| {
+        let hints = hints.iter().map(|hint| format!("hint: {hint}\n"));
+        format!("{message}\n") + &hints.collect::<String>()
+    };
+    let others = error.others.iter().map(|other| problem(&other.message, &other.hints));
+    problem(&error.message, &error.hints) + &others.collect::<String>()
 }
 
 /// Files of the context are both in the directory of the context and in that of the Dockerfile; a

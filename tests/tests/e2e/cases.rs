@@ -173,24 +173,15 @@ fn plain(shared: &Shared, context: &Context) -> Build {
     build.varies("the suites beside this one make the same builds twice, and these are many")
 }
 
-/// The message that is expected, without the place in front of it.
+/// The messages that are expected, without the places in front of them.
 fn expected_error(case: &Case) -> Option<Vec<String>> {
     let row = case.body("row").and_then(|row| row.strip_prefix("error: "));
-    let text = case.body("error").and_then(|error| error.lines().next()).or(row)?;
-    let message = |part: &str| match part.split_once(": ") {
+    let message = |line: &str| match line.split_once(": ") {
         Some((place, message)) if place.starts_with("Dockerfile") => message.to_owned(),
-        _ => part.to_owned(),
+        _ => line.to_owned(),
     };
-    // Several are told together.
-    Some(
-        text.split("; Dockerfile:")
-            .enumerate()
-            .map(|(at, part)| match at {
-                0 => message(part),
-                _ => message(&format!("Dockerfile:{part}")),
-            })
-            .collect(),
-    )
+    let lines = case.body("error").or(row)?.lines().filter(|line| !line.starts_with("hint: "));
+    Some(lines.map(message).collect())
 }
 
 fn refused(case: &Case, outcome: &Outcome, messages: &[String]) -> Result<()> {

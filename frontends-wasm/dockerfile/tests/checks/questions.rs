@@ -465,40 +465,41 @@ fn explanations() {
         "cofferdam.explain",
         &[("name", "run")],
         expect![[r#"
-        RUN: runs a command
+            RUN: runs a command
 
-            RUN [FLAGS] COMMAND
-            RUN [FLAGS] ["PROGRAM", "ARGUMENT", ...]
-            RUN [FLAGS] <<NAME
+                RUN [FLAGS] COMMAND
+                RUN [FLAGS] ["PROGRAM", "ARGUMENT", ...]
+                RUN [FLAGS] <<NAME
 
-        Runs a command in the stage so far; what it leaves behind is a new layer.
-        Without brackets the stage's shell runs it. A here-document is a script of
-        several lines, for the shell or for what its first line #! names.
+            Runs a command in the stage so far; what it leaves behind is a new layer.
+            Without brackets the stage's shell runs it. A here-document is a script of
+            several lines, for the shell or for what its first line #! names.
 
-        FLAG
-        --mount=VALUE      mounts a context, stage, cache, secret or agent (may be repeated)
-        --network=VALUE    default, none or host
-        --security=VALUE   sandbox or insecure
+            FLAG
+            --mount=VALUE      mounts a context, stage, cache, secret or agent (may be repeated)
+            --network=VALUE    default, none or host
+            --security=VALUE   sandbox or insecure
+            --device=VALUE     gives the command a CDI device (may be repeated)
 
-        OPTION OF --mount          TYPES
-        type                       bind, cache, tmpfs, secret, ssh   what is mounted (default: bind)
-        target, dst, destination   bind, cache, tmpfs, secret, ssh   where; relative paths are relative to the working directory
-        source, src                bind, cache                       path inside the tree that is mounted
-        from                       bind, cache                       stage, image or context that the tree is from (default: the build context)
-        readwrite, rw              bind                              may be written to; what is written is thrown away
-        readonly, ro               bind, cache                       cannot be written to
-        id                         cache, secret, ssh                which cache (default: the target), secret or agent
-        sharing                    cache                             with steps at the same time: shared (default), private or locked
-        size                       tmpfs                             the most that it holds, like 64m
-        env                        secret                            name of the variable that has the secret
-        required                   secret, ssh                       it is an error if the client does not lend it
-        mode                       cache, secret, ssh                permissions in octal digits
-        uid                        cache, secret, ssh                number of the owner (default: 0)
-        gid                        cache, secret, ssh                number of the group (default: 0)
+            OPTION OF --mount          TYPES
+            type                       bind, cache, tmpfs, secret, ssh   what is mounted (default: bind)
+            target, dst, destination   bind, cache, tmpfs, secret, ssh   where; relative paths are relative to the working directory
+            source, src                bind, cache, secret               path inside the tree that is mounted; of a secret, its id
+            from                       bind, cache                       stage, image or context that the tree is from (default: the build context)
+            readwrite, rw              bind                              may be written to; what is written is thrown away
+            readonly, ro               bind, cache                       cannot be written to
+            id                         cache, secret, ssh                which cache (default: the target), secret or agent
+            sharing                    cache                             with steps at the same time: shared (default), private or locked
+            size                       tmpfs                             the most that it holds, like 64m
+            env                        secret                            name of the variable that has the secret
+            required                   secret, ssh                       it is an error if the client does not lend it
+            mode                       cache, secret, ssh                permissions in octal digits
+            uid                        cache, secret, ssh                number of the owner (default: 0)
+            gid                        cache, secret, ssh                number of the group (default: 0)
 
-        Variables are expanded in its flags; the shell that runs the text knows them, too.
-        Here-documents may follow it.
-    "#]],
+            Variables are expanded in its flags; the shell that runs the text knows them, too.
+            Here-documents may follow it.
+        "#]],
     );
     check(
         "cofferdam.explain",
