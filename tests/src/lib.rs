@@ -19,6 +19,7 @@ pub mod schema;
 pub mod terminal;
 pub mod tree;
 mod twice;
+pub mod web;
 
 pub use cofferdam::{Build, Cofferdam, Outcome, Running};
 pub use context::Context;

@@ -9,7 +9,7 @@ use cofferdam_exec_linux::{Runner, Streams};
 use cofferdam_registry::{Client, ClientConfig};
 use cofferdam_session::Session;
 use cofferdam_solver::Solver;
-use cofferdam_source::ImageSource;
+use cofferdam_source::{GitConfig, GitSource, HttpSource, ImageSource};
 use cofferdam_store::Store;
 use cofferdam_types::Platform;
 use tokio::sync::OnceCell;
@@ -33,6 +33,8 @@ pub struct Config {
     pub max_storage: Option<u64>,
     /// How registries are spoken to, and who we are to them.
     pub registries: ClientConfig,
+    /// What the git program gets of the user's set-up.
+    pub git: GitConfig,
     /// How many ops run at the same time.
     pub parallelism: usize,
     /// Contents of `/etc/resolv.conf` for steps; `None` leaves the image's.
@@ -56,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) images: ImageSource,
     pub(crate) client: Client,
+    pub(crate) files: HttpSource,
+    pub(crate) repositories: GitSource,
     pub(crate) resolv_conf: Option<String>,
     runtime: Runtime,
     file_ops: OnceLock<FileOps>,
@@ -108,6 +112,8 @@ impl Engine {
         Ok(Self {
             shared: Arc::new(Shared {
                 images: ImageSource::new(store.clone()),
+                files: HttpSource::new(store.clone(), client.clone()),
+                repositories: GitSource::new(store.clone(), config.git),
                 store,
                 client,
                 resolv_conf: config.resolv_conf,

@@ -225,6 +225,9 @@ impl Error {
             )
             | Self::Store(_) => Kind::Config,
             Self::Source(cofferdam_source::Error::Layer { .. }) => Kind::Network,
+            Self::Source(
+                cofferdam_source::Error::Download(_) | cofferdam_source::Error::Repository { .. },
+            ) => Kind::Network,
             Self::Source(_) => Kind::User,
             Self::Export(cofferdam_export::Error::Registry(error)) => registry(error),
             Self::Export(

@@ -44,8 +44,8 @@ impl OpGraph {
         for vertex in order {
             let of_client = match &vertex.op.kind {
                 OpKind::Source(source) => {
-                    source.identifier.starts_with("local://")
-                        || source.identifier.starts_with("oci-layout://")
+                    let of_client = ["local://", "oci-layout://", "http://buildkit-session/"];
+                    of_client.iter().any(|start| source.identifier.starts_with(start))
                 }
                 _ => false,
             };

@@ -19,6 +19,7 @@ mod leaves;
 mod logs;
 mod mounts;
 mod progress;
+mod remote;
 mod request;
 mod source;
 mod state;
@@ -31,6 +32,7 @@ pub use cofferdam_export::{
     Annotations, Compression, ImageOptions, LayoutFormat, LoadTargets, Loaded, Others, Place,
 };
 pub use cofferdam_solver::{Change, Event, EventKind, Miss, Outcome, Status, Stream};
+pub use cofferdam_source::GitConfig;
 pub use engine::{Config, Engine};
 pub use error::{Diagnostic, Error, Excerpt, Failure, Kind, StepExit};
 pub use failed_step::{Entry, FailedStep, Moment, OutputStream};

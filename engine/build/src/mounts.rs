@@ -3,24 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use cofferdam_llb::{CacheOpt, CacheSharing, ExecOp, Mount, MountKind, SecretOpt, SshOpt};
 use cofferdam_session::{Secret, Session};
+use cofferdam_source::take_dir;
 use cofferdam_store::{DirRequest, NamedDir, Sharing, Snapshot, Store, Watch};
 use cofferdam_types::{Digest, Hasher};
 
 use crate::Error;
 use crate::agent::{Access, AgentSocket};
-use crate::vertex::blocking;
 
 /// What lists of what is stored call a cache directory, as in BuildKit.
 const CACHE: &str = "exec.cachemount";
 /// The agent that is meant where none is named.
 const DEFAULT_AGENT: &str = "default";
-/// How often it is looked whether a directory can be had now: first soon, then less often.
-const FIRST_WAIT: Duration = Duration::from_millis(5);
-const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
 /// What a mount gets that neither its op nor an input says.
 #[derive(Debug)]
@@ -152,7 +148,7 @@ pub(crate) async fn take(
     }
     let mut places: BTreeMap<Digest, PathBuf> = BTreeMap::new();
     for (name, request) in wanted {
-        let dir = dir(store, request).await?;
+        let dir = take_dir(store, request).await?;
         places.insert(name, dir.fs());
         taken.dirs.push(dir);
     }
@@ -162,19 +158,6 @@ pub(crate) async fn take(
         *lent = Lent::Path(places[&name].clone());
     }
     Ok((lent, taken))
-}
-
-/// Takes a directory, when it can be had.
-pub(crate) async fn dir(store: &Store, request: DirRequest) -> Result<NamedDir, Error> {
-    let mut wait = FIRST_WAIT;
-    loop {
-        let (store, request) = (store.clone(), request.clone());
-        if let Some(dir) = blocking(move || Ok(store.try_named_dir(&request)?)).await? {
-            return Ok(dir);
-        }
-        tokio::time::sleep(wait).await;
-        wait = LONGEST_WAIT.min(wait * 2);
-    }
 }
 
 fn secret(session: &dyn Session, options: &SecretOpt, dest: &str) -> Result<Lent, Error> {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use cofferdam_llb::SourceOp;
 use cofferdam_registry::Reference;
 use cofferdam_solver::{Context, Leaf};
-use cofferdam_source::{Filter, Form, Layout, LocalScan, Origin, ResolvedImage, scan_directory};
+use cofferdam_source::{
+    Filter, Form, HttpFile, Layout, LocalScan, Origin, ResolvedImage, scan_directory,
+};
 use cofferdam_store::Snapshot;
 use cofferdam_types::{Digest, Platform};
 
@@ -13,12 +15,15 @@ use crate::Error;
 use crate::graph::BuildContext;
 use crate::leaves::leaf;
 use crate::progress::status;
+use crate::remote::{self, ResolvedGit};
 use crate::vertex::blocking;
 
 /// What a source turned out to be.
 pub(crate) enum ResolvedSource {
     Image(Box<(Origin, ResolvedImage)>),
     Local(Arc<LocalScan>),
+    Git(Box<ResolvedGit>),
+    Http(Box<HttpFile>),
 }
 
 impl ResolvedSource {
@@ -27,6 +32,8 @@ impl ResolvedSource {
         match self {
             Self::Image(image) => ("image", image.1.chain_id()),
             Self::Local(scan) => ("local", scan.digest),
+            Self::Git(git) => ("git", git.tree.key()),
+            Self::Http(file) => ("http", file.key()),
         }
     }
 
@@ -43,6 +50,12 @@ impl ResolvedSource {
                 ]
             }
             Self::Local(scan) => vec![leaf("files", scan.digest.to_string())],
+            Self::Git(git) => {
+                vec![leaf("repository", git.tree.url()), leaf("commit", &git.tree.commit)]
+            }
+            Self::Http(file) => {
+                vec![leaf("url", file.shown_url()), leaf("file digest", file.digest())]
+            }
         }
     }
 }
@@ -89,7 +102,11 @@ pub(crate) async fn resolve(
             progress.status(status("transferring", scan.bytes, scan.bytes));
             Ok(ResolvedSource::Local(Arc::new(scan)))
         }
-        "http" | "https" | "git" => Err(Error::Unsupported(format!("the source `{scheme}`"))),
+        "http" | "https" => {
+            let file = remote::resolve_http(context, op).await?;
+            Ok(ResolvedSource::Http(Box::new(file)))
+        }
+        "git" => Ok(ResolvedSource::Git(Box::new(remote::resolve_git(context, op).await?))),
         _ => Err(Error::Invalid(format!("source `{}`: unknown scheme", op.identifier))),
     }
 }
@@ -110,6 +127,8 @@ pub(crate) async fn fetch(
             });
             Ok(context.engine.images.pull(origin, image, form, report).await?)
         }
+        ResolvedSource::Git(git) => remote::fetch_git(context, git).await,
+        ResolvedSource::Http(file) => Ok(context.engine.files.fetch(file).await?),
         ResolvedSource::Local(scan) => {
             let (store, scan) = (context.engine.store.clone(), scan.clone());
             blocking(move || {

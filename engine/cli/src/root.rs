@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use cofferdam_build::LoadTargets;
+use cofferdam_build::{GitConfig, LoadTargets};
 use cofferdam_registry::DockerConfig;
 
 use crate::args::{self, MaxStorage};
@@ -132,6 +132,19 @@ pub fn load_targets(env: Environment<'_>) -> Result<LoadTargets, Error> {
             .concat(),
         programs: std::env::split_paths(&search).filter(|path| path.is_absolute()).collect(),
     })
+}
+
+/// What git gets of the environment: where programs are, proxies, and whom to trust.
+pub fn git(env: Environment<'_>) -> GitConfig {
+    let proxies = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
+    let proxies = proxies.iter().flat_map(|name| [(*name).to_owned(), name.to_uppercase()]);
+    let others = ["PATH", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "SSL_CERT_FILE", "SSL_CERT_DIR"];
+    let names = others.iter().map(|name| (*name).to_owned()).chain(proxies);
+    let own = env("HOME").map(|home| PathBuf::from(home).join(".ssh/known_hosts"));
+    GitConfig {
+        environment: names.filter_map(|name| Some((name.clone(), env(&name)?))).collect(),
+        known_hosts: own.into_iter().chain(["/etc/ssh/ssh_known_hosts".into()]).collect(),
+    }
 }
 
 /// A variable of the environment that names a file.

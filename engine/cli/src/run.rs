@@ -107,6 +107,7 @@ pub fn configure(
         max_storage: root::max_storage(max_storage, &env, &root)?,
         root,
         registries,
+        git: root::git(&env),
         parallelism: cores.max(MIN_PARALLELISM),
         resolv_conf: root::resolv_conf(Path::new("/etc/resolv.conf"))?,
         limits: Limits::default(),

@@ -105,6 +105,14 @@ impl Client {
         Self { inner: Arc::new(Inner { config, pool, hosts, mirrors, downloads, uploads }) }
     }
 
+    pub(crate) fn config(&self) -> &ClientConfig {
+        &self.inner.config
+    }
+
+    pub(crate) fn pool(&self) -> Arc<Pool> {
+        self.inner.pool.clone()
+    }
+
     pub(crate) fn downloads(&self) -> Arc<Semaphore> {
         self.inner.downloads.clone()
     }

@@ -23,6 +23,7 @@ mod reference;
 mod retry;
 mod transport;
 mod upload;
+mod web;
 
 pub use blob::BlobStream;
 pub use client::{Client, ClientConfig};
@@ -38,3 +39,6 @@ pub use pull::Image;
 pub use push::{BlobSource, Pushed};
 pub use reference::{ParseReferenceError, Reference, ReferenceProblem};
 pub use retry::RetryPolicy;
+pub use web::{
+    WebAnswer, WebError, WebFailure, WebHead, WebRequest, WebSink, http_date, without_secrets,
+};

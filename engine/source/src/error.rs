@@ -25,6 +25,43 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// A download failed.
+    #[error("{}", .0)]
+    Download(Box<cofferdam_registry::WebFailure>),
+    /// What was downloaded is not what it should be.
+    #[error("`{url}`: {reason}")]
+    File {
+        /// Where from, without credentials.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A git repository cannot be had.
+    #[error("repository `{url}`: cannot {action}: {reason}")]
+    Repository {
+        /// Its URL, without credentials.
+        url: String,
+        /// What was being done, as a verb.
+        action: &'static str,
+        /// What git says.
+        reason: String,
+    },
+    /// A git repository has not what was asked for, or what nobody should have.
+    #[error("repository `{url}`: {reason}")]
+    Git {
+        /// Its URL, without credentials.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// What is to be a repository is none that is fetched from.
+    #[error("git repository `{url}`: {reason}")]
+    Remote {
+        /// What was given, without credentials.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A pattern is malformed.
     #[error(transparent)]
     Pattern(#[from] cofferdam_patterns::Error),

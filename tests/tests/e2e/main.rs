@@ -17,6 +17,7 @@ mod progress;
 mod rebuild;
 mod registry_faults;
 mod sandbox;
+mod sources;
 mod storage;
 mod terminal;
 mod transfers;

@@ -1,0 +1,637 @@
+//! Git repositories: the commit that a reference means now, and its files as a layer.
+//!
+//! `remote` reads URLs, `command` runs the git program, `tree` makes manifests of commits. Where
+//! credentials come from is the caller's affair. Why git never checks anything out is in
+//! `docs/design/sources-and-mounts.md`.
+
+mod command;
+mod remote;
+mod tree;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+
+use cofferdam_store::{
+    DirRequest, LayerDir, NamedDir, Node, SharedPackWriter, Sharing, Snapshot, Store,
+};
+use cofferdam_types::{Digest, Hasher};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+use tempfile::TempDir;
+
+pub use command::GitConfig;
+use command::{Git, Identity};
+pub use remote::Remote;
+use tree::{Entry, Kind};
+
+use crate::error::IoContext;
+use crate::{Error, Result, take_dir};
+
+/// What lists of what is stored call a repository.
+const KIND: &str = "source.git";
+/// How deep submodules may lie within each other, and how many there may be.
+const MAX_DEPTH: usize = 16;
+const MAX_SUBMODULES: usize = 1000;
+/// What stands for all of the history where there must be a number.
+const ALL: &str = "--depth=2147483647";
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct GitRequest {
+    /// The repository.
+    pub remote: Remote,
+    /// Branch, tag or commit; empty is what the repository shows first.
+    pub reference: String,
+    /// The directory of the repository that is wanted; empty is all of it.
+    pub subdirectory: String,
+    /// Whether the repository's own data come along, as `.git`.
+    pub keep_git_dir: bool,
+    /// Whether the repositories that it refers to come along.
+    pub submodules: bool,
+    /// How the commit's name begins, where that is known.
+    pub checksum: Option<String>,
+    /// The socket of an ssh agent.
+    pub agent: Option<PathBuf>,
+    /// Keys of ssh servers that are trusted; otherwise those of the configuration.
+    pub known_hosts: Option<String>,
+}
+
+/// Knows who we are to servers.
+pub trait GitAccess: Send + Sync {
+    /// The `Authorization` header for a host; `first` for that of the request itself, not of a
+    /// submodule.
+    ///
+    /// # Errors
+    /// When it cannot be had; the message is for people.
+    fn authorization(&self, host: &str, first: bool) -> Result<Option<String>, String>;
+}
+
+/// A commit that was found, with all that says what comes of it.
+#[derive(Clone, Debug)]
+pub struct GitTree {
+    request: GitRequest,
+    /// The commit's name.
+    pub commit: String,
+    /// The full name of the branch or tag, if it is one.
+    pub name: Option<String>,
+}
+
+impl GitTree {
+    /// What a cache key depends on.
+    pub fn key(&self) -> Digest {
+        let mut hasher = Hasher::new();
+        hasher.field(&self.commit);
+        hasher.field(&self.request.subdirectory);
+        hasher.update([self.request.submodules.into(), self.keeps_git_dir().into()]);
+        if self.keeps_git_dir() {
+            // It says where it came from.
+            hasher.field(self.request.remote.url());
+            hasher.field(self.name.as_deref().unwrap_or_default());
+        }
+        hasher.finish()
+    }
+
+    /// As in BuildKit, a part of the files has no repository.
+    fn keeps_git_dir(&self) -> bool {
+        self.request.keep_git_dir && self.request.subdirectory.is_empty()
+    }
+
+    /// The URL without credentials.
+    pub fn url(&self) -> &str {
+        self.request.remote.url()
+    }
+
+    fn wrong(&self, reason: String) -> Error {
+        Error::Git { url: self.url().to_owned(), reason }
+    }
+}
+
+/// Fetches repositories.
+#[derive(Clone, Debug)]
+pub struct GitSource {
+    store: Store,
+    config: GitConfig,
+}
+
+/// A repository of this machine that others wait for, and what git needs beside it.
+struct Repository {
+    home: TempDir,
+    dir: NamedDir,
+}
+
+/// A future of a recursion.
+type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What the submodules of one request share.
+struct Filling<'a> {
+    source: &'a GitSource,
+    access: &'a dyn GitAccess,
+    pack: &'a SharedPackWriter,
+    submodules: usize,
+}
+
+impl GitSource {
+    /// Fetches into this store.
+    pub fn new(store: Store, config: GitConfig) -> Self {
+        Self { store, config }
+    }
+
+    /// Finds out which commit is meant now, without fetching it.
+    ///
+    /// # Errors
+    /// When the server does not answer, or has no such reference.
+    pub async fn resolve(&self, request: GitRequest, access: &dyn GitAccess) -> Result<GitTree> {
+        let wrong = |reason: String| Error::Git { url: request.remote.url().to_owned(), reason };
+        let reference = request.reference.as_str();
+        if !is_reference(reference) {
+            let shown = reference.escape_debug();
+            return Err(wrong(format!("`{shown}` is no name of a branch, tag or commit")));
+        }
+        clean(&request.subdirectory).map_err(wrong)?;
+        let (commit, name) = match is_commit(reference) {
+            true => (reference.to_ascii_lowercase(), None),
+            false => self.ask(&request, access).await?,
+        };
+        if let Some(checksum) = request.checksum.as_deref().filter(|sum| !sum.is_empty()) {
+            let is_hex = checksum.bytes().all(|byte| byte.is_ascii_hexdigit());
+            if !is_hex || !commit.starts_with(&checksum.to_ascii_lowercase()) {
+                let shown = checksum.escape_debug();
+                let of = if reference.is_empty() { "its default branch" } else { reference };
+                return Err(wrong(format!("commit {shown} expected for {of}, found {commit}")));
+            }
+        }
+        Ok(GitTree { request, commit, name })
+    }
+
+    /// Asks the server what a name stands for.
+    async fn ask(
+        &self,
+        request: &GitRequest,
+        access: &dyn GitAccess,
+    ) -> Result<(String, Option<String>)> {
+        let wrong = |reason: String| Error::Git { url: request.remote.url().to_owned(), reason };
+        let reference = request.reference.as_str();
+        // In this order: a branch goes before a tag of that name.
+        let names = match reference {
+            "" => vec!["HEAD".to_owned()],
+            full if full.starts_with("refs/") => vec![full.to_owned()],
+            short => ["refs/heads/", "refs/tags/", "refs/"].map(|at| format!("{at}{short}")).into(),
+        };
+        let home = self.home()?;
+        let identity = self.identity(request, &request.remote, access, true)?;
+        let git = Git {
+            config: &self.config,
+            remote: &request.remote,
+            identity: &identity,
+            home: home.path(),
+            repository: None,
+            source: None,
+        };
+        let patterns = names.iter().flat_map(|name| [name.clone(), format!("{name}^{{}}")]);
+        let arguments = ["ls-remote", "-q", "--", request.remote.url()].map(str::to_owned);
+        let output =
+            git.run("ask for its references", arguments.into_iter().chain(patterns)).await?;
+        let output = String::from_utf8_lossy(&output);
+        let found: BTreeMap<&str, &str> = output
+            .lines()
+            .filter_map(|line| line.split_once('\t'))
+            .filter(|(object, _)| is_commit(object))
+            .map(|(object, name)| (name, object))
+            .collect();
+        let found = names.into_iter().find_map(|name| {
+            // What an annotated tag is about comes with this mark.
+            let peeled = found.get(format!("{name}^{{}}").as_str());
+            let object = peeled.or(found.get(name.as_str()))?;
+            Some(((*object).to_owned(), Some(name)))
+        });
+        found.ok_or_else(|| match reference {
+            "" => wrong("it has no commit".to_owned()),
+            name => wrong(format!("it has no branch, tag or commit `{name}`")),
+        })
+    }
+
+    /// The files of a commit as a layer, fetched if they are not there.
+    ///
+    /// # Errors
+    /// When it cannot be fetched, or has what no repository should have.
+    pub async fn fetch(&self, found: &GitTree, access: &dyn GitAccess) -> Result<Snapshot> {
+        let _keep = self.store.keep();
+        let pack = self.store.new_pack();
+        let mut filling = Filling { source: self, access, pack: &pack, submodules: 0 };
+        let (root, mtime) = filling.tree(found, 0).await?;
+        let layer = self.store.commit_virtual(root)?;
+        self.store.hash_layer(layer.id())?;
+        let files = Snapshot::default().with(layer);
+        if !found.keeps_git_dir() {
+            return Ok(files);
+        }
+        let dir = self.git_dir(found, access, mtime).await?;
+        let root = dir.scan()?;
+        let layer = self.store.commit_dir(dir, root)?;
+        Ok(files.with(layer))
+    }
+
+    fn home(&self) -> Result<TempDir> {
+        let tmp = self.store.tmp_dir();
+        let home = tempfile::Builder::new().prefix("git-").tempdir_in(tmp);
+        home.io("cannot create a directory in", tmp)
+    }
+
+    fn identity(
+        &self,
+        request: &GitRequest,
+        remote: &Remote,
+        access: &dyn GitAccess,
+        first: bool,
+    ) -> Result<Identity> {
+        let own = remote.authorization().map(str::to_owned);
+        let authorization = match (own, remote.protocol()) {
+            (Some(own), _) => Some(own),
+            (None, remote::Protocol::Http) => access
+                .authorization(remote.host(), first)
+                .map_err(|reason| Error::Git { url: remote.url().to_owned(), reason })?,
+            (None, _) => None,
+        };
+        Ok(Identity {
+            authorization,
+            agent: request.agent.clone(),
+            known_hosts: request.known_hosts.clone(),
+        })
+    }
+
+    /// The repository that a URL is fetched into, when nobody else is at it.
+    async fn repository(&self, found: &GitTree) -> Result<Repository> {
+        let mut hasher = Hasher::new();
+        hasher.field(KIND);
+        hasher.field(found.url());
+        // A repository has objects of one length.
+        hasher.update([u8::from(found.commit.len() > 40)]);
+        let request = DirRequest {
+            name: hasher.finish(),
+            kind: KIND.into(),
+            description: format!("git repository {}", found.url()),
+            sharing: Sharing::Locked,
+            start: None,
+        };
+        Ok(Repository { home: self.home()?, dir: take_dir(&self.store, request).await? })
+    }
+
+    /// Makes a `.git` that has the commit and says where it is from.
+    async fn git_dir(
+        &self,
+        found: &GitTree,
+        access: &dyn GitAccess,
+        mtime: i64,
+    ) -> Result<LayerDir> {
+        const ACTION: &str = "make its `.git`";
+        let repository = self.repository(found).await?;
+        let bare = repository.dir.fs();
+        let identity = self.identity(&found.request, &found.request.remote, access, true)?;
+        let dir = self.store.new_layer_dir()?;
+        let target = dir.fs().join(".git");
+        std::fs::create_dir(&target).io("cannot create", &target)?;
+        let git = Git {
+            config: &self.config,
+            remote: &found.request.remote,
+            identity: &identity,
+            home: repository.home.path(),
+            repository: Some(&target),
+            source: Some(&bare),
+        };
+        let format = format(&found.commit);
+        git.run(ACTION, ["init", "-q", "--template=", format]).await?;
+        let kept = kept(&found.commit);
+        let bare = bare.to_string_lossy();
+        let fetch = ["fetch", "-q", "--no-tags", "--update-shallow", "--no-write-fetch-head", "--"];
+        git.run(ACTION, fetch.iter().copied().chain([&*bare, &format!("{kept}:{kept}")])).await?;
+        if let Some(name) = found.name.as_deref().filter(|name| name.starts_with("refs/")) {
+            git.run(ACTION, ["update-ref", "--", name, &found.commit]).await?;
+        }
+        for arguments in [
+            &["update-ref", "--no-deref", "--", "HEAD", &found.commit][..],
+            &["update-ref", "-d", "--", &kept],
+            &["read-tree", &found.commit],
+            &["config", "core.bare", "false"],
+            &["config", "remote.origin.url", found.url()],
+            &["config", "remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*"],
+        ] {
+            git.run(ACTION, arguments).await?;
+        }
+        set_times(&dir.fs(), mtime)?;
+        Ok(dir)
+    }
+}
+
+impl Filling<'_> {
+    /// The files of a commit, and its time.
+    fn tree<'a>(&'a mut self, found: &'a GitTree, depth: usize) -> Later<'a, Result<(Node, i64)>> {
+        Box::pin(self.tree_within(found, depth))
+    }
+
+    async fn tree_within(&mut self, found: &GitTree, depth: usize) -> Result<(Node, i64)> {
+        let source = self.source;
+        let request = &found.request;
+        let identity = source.identity(request, &request.remote, self.access, depth == 0)?;
+        let repository = source.repository(found).await?;
+        let place = repository.dir.fs();
+        let git = Git {
+            config: &source.config,
+            remote: &request.remote,
+            identity: &identity,
+            home: repository.home.path(),
+            repository: Some(&place),
+            source: None,
+        };
+        bring(&git, &place, found).await?;
+        let commit = tree::read(&git, &format!("{}^{{commit}}", found.commit)).await?;
+        let mtime = commit_time(&commit);
+        let entries = tree::list(&git, &found.commit).await?;
+        let modules = match request.submodules {
+            true => modules(&git, &entries).await?,
+            false => BTreeMap::new(),
+        };
+        let wanted = clean(&request.subdirectory).map_err(|reason| found.wrong(reason))?;
+        let (mut files, mut submodules) = (Vec::new(), Vec::new());
+        let mut is_there = wanted.is_empty();
+        for entry in entries {
+            let (path, within) = match (below(&entry.path, &wanted), below(&wanted, &entry.path)) {
+                (Some([]), _) if !wanted.is_empty() && entry.kind != Kind::Submodule => {
+                    return Err(found.wrong(format!("`{}` is no directory", request.subdirectory)));
+                }
+                (Some(path), _) => (path.to_vec(), &[][..]),
+                // What is wanted lies in a submodule, or behind a link that nobody follows.
+                (None, Some(within)) if entry.kind == Kind::Submodule => (Vec::new(), within),
+                (None, Some(_)) => {
+                    let path = String::from_utf8_lossy(&entry.path).into_owned();
+                    return Err(found.wrong(format!("`{path}` is no directory")));
+                }
+                (None, None) => continue,
+            };
+            is_there = true;
+            match entry.kind {
+                Kind::Submodule => submodules.push((entry.clone(), path, within.to_vec())),
+                _ => files.push(Entry { path, ..entry }),
+            }
+        }
+        if !is_there {
+            return Err(found.wrong(format!("it has no directory `{}`", request.subdirectory)));
+        }
+        let mut root = tree::made(mtime);
+        tree::fill(&git, self.pack, &files, mtime, &mut root).await?;
+        drop(repository);
+        for (entry, path, within) in submodules {
+            let node = match modules.get(&entry.path) {
+                None => tree::made(mtime),
+                Some(url) => self.submodule(found, &entry, url, &within, depth).await?,
+            };
+            match path.as_slice() {
+                [] => root = node,
+                path => tree::insert(&mut root, path, node, mtime)
+                    .map_err(|reason| found.wrong(reason))?,
+            }
+        }
+        Ok((root, mtime))
+    }
+
+    /// The files of a submodule.
+    async fn submodule(
+        &mut self,
+        of: &GitTree,
+        entry: &Entry,
+        url: &str,
+        within: &[u8],
+        depth: usize,
+    ) -> Result<Node> {
+        let path = String::from_utf8_lossy(&entry.path).escape_debug().to_string();
+        self.submodules += 1;
+        if depth + 1 >= MAX_DEPTH || self.submodules > MAX_SUBMODULES {
+            return Err(of.wrong(format!("its submodules lie too deep, or are too many: `{path}`")));
+        }
+        let remote = of
+            .request
+            .remote
+            .join(url)
+            .map_err(|error| of.wrong(format!("its submodule `{path}`: {error}")))?;
+        let request = GitRequest {
+            remote,
+            reference: entry.object.clone(),
+            subdirectory: String::from_utf8_lossy(within).into_owned(),
+            checksum: None,
+            ..of.request.clone()
+        };
+        let found = GitTree { request, commit: entry.object.clone(), name: None };
+        Ok(self.tree(&found, depth + 1).await?.0)
+    }
+}
+
+/// Sees to it that the repository has the commit.
+async fn bring(git: &Git<'_>, repository: &Path, found: &GitTree) -> Result<()> {
+    const ACTION: &str = "fetch the commit";
+    if !repository.join("HEAD").exists() {
+        git.run(
+            "make a repository",
+            ["init", "-q", "--bare", "--template=", format(&found.commit)],
+        )
+        .await?;
+    }
+    // Of a git that was killed: nobody else is at it now.
+    for left in ["shallow.lock", "packed-refs.lock", "HEAD.lock", "config.lock"] {
+        _ = std::fs::remove_file(repository.join(left));
+    }
+    let kept = kept(&found.commit);
+    let commit = format!("{}^{{commit}}", found.commit);
+    if git.run(ACTION, ["rev-parse", "--verify", "-q", &format!("{kept}^{{commit}}")]).await.is_ok()
+    {
+        return Ok(());
+    }
+    let options = ["fetch", "-q", "--force", "--no-tags", "--no-write-fetch-head"];
+    let url = found.url();
+    let mut attempts = vec![("--depth=1", vec![format!("{}:{kept}", found.commit)])];
+    if let Some(name) = &found.name {
+        // Where only what has a name can be asked for.
+        attempts.push(("--depth=1", vec![format!("{name}:refs/cofferdam/named")]));
+    }
+    let all =
+        ["+refs/heads/*:refs/cofferdam/all/heads/*", "+refs/tags/*:refs/cofferdam/all/tags/*"];
+    attempts.push((ALL, all.map(str::to_owned).into()));
+    let mut first = None;
+    for (depth, specs) in attempts {
+        let arguments = options.iter().copied().chain([depth, "--", url]);
+        let specs = specs.iter().map(String::as_str);
+        let fetched = git.run(ACTION, arguments.chain(specs)).await;
+        let there = git.run(ACTION, ["cat-file", "-e", &commit]).await.is_ok();
+        match fetched {
+            _ if there => {
+                git.run(ACTION, ["update-ref", "--", &kept, &found.commit]).await?;
+                return Ok(());
+            }
+            Ok(_) => {}
+            Err(error) => drop(first.get_or_insert(error)),
+        }
+    }
+    let name = found.name.as_ref().map(|name| format!(" of {name}")).unwrap_or_default();
+    Err(first.unwrap_or_else(|| found.wrong(format!("it has no commit {}{name}", found.commit))))
+}
+
+/// What keeps a commit in the repository.
+fn kept(commit: &str) -> String {
+    format!("refs/cofferdam/commits/{commit}")
+}
+
+/// The option for a repository that can have the commit.
+fn format(commit: &str) -> &'static str {
+    match commit.len() {
+        64 => "--object-format=sha256",
+        _ => "--object-format=sha1",
+    }
+}
+
+/// The URLs of submodules by their paths, as `.gitmodules` has them.
+async fn modules(git: &Git<'_>, entries: &[Entry]) -> Result<BTreeMap<Vec<u8>, String>> {
+    let is_list = |entry: &&Entry| entry.path == b".gitmodules";
+    let wrong =
+        |reason: &str| Error::Git { url: git.remote.url().to_owned(), reason: reason.to_owned() };
+    let Some(list) = entries.iter().find(is_list) else { return Ok(BTreeMap::new()) };
+    if !matches!(list.kind, Kind::File | Kind::Program) {
+        return Err(wrong("its `.gitmodules` is no file"));
+    }
+    let blob = format!("--blob={}", list.object);
+    let arguments = ["config", blob.as_str(), "--no-includes", "-z", "--list"];
+    let output = git.run("read `.gitmodules`", arguments).await?;
+    let mut found: BTreeMap<Vec<u8>, [Option<String>; 3]> = BTreeMap::new();
+    for setting in output.split(|byte| *byte == 0) {
+        let mut parts = setting.splitn(2, |byte| *byte == b'\n');
+        let (key, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let Some(rest) = key.strip_prefix(b"submodule.") else { continue };
+        let Some(dot) = rest.iter().rposition(|byte| *byte == b'.') else { continue };
+        let at = match &rest[dot + 1..] {
+            b"path" => 0,
+            b"url" => 1,
+            b"update" => 2,
+            _ => continue,
+        };
+        let value = String::from_utf8(value.to_vec())
+            .map_err(|_| wrong("its `.gitmodules` has a value that is not UTF-8"))?;
+        found.entry(rest[..dot].to_vec()).or_default()[at] = Some(value);
+    }
+    let module = |[path, url, update]: [Option<String>; 3]| {
+        let wanted = update.as_deref() != Some("none");
+        Some((path?.into_bytes(), url.filter(|_| wanted)?))
+    };
+    Ok(found.into_values().filter_map(module).collect())
+}
+
+/// What remains of a path below a directory.
+fn below<'a>(path: &'a [u8], directory: &[u8]) -> Option<&'a [u8]> {
+    match directory {
+        [] => Some(path),
+        directory => match path.strip_prefix(directory)? {
+            [] => Some(&[]),
+            rest => rest.strip_prefix(b"/"),
+        },
+    }
+}
+
+/// A path within a repository without what means nothing.
+fn clean(path: &str) -> Result<Vec<u8>, String> {
+    let names: Vec<&str> = path.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
+    let wrong = names.iter().any(|name| *name == ".." || name.contains('\0'));
+    match wrong || names.iter().any(|name| name.eq_ignore_ascii_case(".git")) {
+        true => Err(format!("`{}` is no directory of a commit", path.escape_debug())),
+        false => Ok(names.join("/").into_bytes()),
+    }
+}
+
+/// The full name of an object.
+fn is_commit(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Whether git would take it for a reference, and for nothing else (git-check-ref-format(1)).
+fn is_reference(text: &str) -> bool {
+    let forbidden = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
+    let part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
+    text.is_empty()
+        || !(text.starts_with('-')
+            || text.len() > 1024
+            || text == "@"
+            || text.ends_with('.')
+            || text.contains("..")
+            || text.contains("@{")
+            || text.contains(forbidden))
+            && text.split('/').all(part)
+}
+
+/// When a commit was made, in nanoseconds since 1970.
+fn commit_time(commit: &[u8]) -> i64 {
+    let text = String::from_utf8_lossy(commit);
+    let head = text.lines().take_while(|line| !line.is_empty());
+    let line = head.filter_map(|line| line.strip_prefix("committer ")).next().unwrap_or_default();
+    let seconds = line.rsplit(' ').nth(1).and_then(|seconds| seconds.parse::<i64>().ok());
+    seconds.unwrap_or(0).max(0).checked_mul(1_000_000_000).unwrap_or(0)
+}
+
+/// Gives a directory with all in it one time, so that it is the same wherever it is made.
+fn set_times(path: &Path, mtime: i64) -> Result<()> {
+    let metadata = std::fs::symlink_metadata(path).io("cannot stat", path)?;
+    if metadata.is_dir() {
+        for entry in std::fs::read_dir(path).io("cannot list", path)? {
+            set_times(&entry.io("cannot list", path)?.path(), mtime)?;
+        }
+    }
+    let time = Timespec { tv_sec: mtime / 1_000_000_000, tv_nsec: 0 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).io("cannot set the time of", path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_no_options_and_no_patterns() {
+        for text in ["", "main", "v1.0", "feature/x-y", "refs/heads/a", "pull/7/head", "HEAD"] {
+            assert!(is_reference(text), "{text}");
+        }
+        for text in [
+            "-x",
+            "--upload-pack=touch",
+            "a b",
+            "a..b",
+            "a:b",
+            "*",
+            "a^{}",
+            "a~1",
+            "@{1}",
+            "@",
+            "a.lock",
+            "/a",
+            "a//b",
+            ".a",
+            "a.",
+            "a\nb",
+        ] {
+            assert!(!is_reference(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn directories_stay_inside() {
+        assert_eq!(clean("/a/./b/"), Ok(b"a/b".to_vec()));
+        assert_eq!(clean(""), Ok(Vec::new()));
+        for path in ["..", "a/../../b", ".git", "a/.GIT/hooks"] {
+            assert!(clean(path).is_err(), "{path}");
+        }
+        assert_eq!(below(b"a/b/c", b"a/b"), Some(&b"c"[..]));
+        assert_eq!(below(b"a/bc", b"a/b"), None);
+        assert_eq!(below(b"a/b", b"a/b"), Some(&b""[..]));
+    }
+
+    #[test]
+    fn the_time_of_a_commit() {
+        let commit =
+            b"tree 0\nauthor A <a> 5 +0000\ncommitter C D <c> 1700000000 +0200\n\ncommitter x 9 +0";
+        assert_eq!(commit_time(commit), 1_700_000_000_000_000_000);
+        assert_eq!(commit_time(b"tree 0\n\n"), 0);
+    }
+}
