@@ -56,7 +56,7 @@ pub(crate) fn key(op: &Op, file: &FileOp) -> OpKey {
 }
 
 /// Makes a path relative to its root without `.` and `..`, as the component does.
-fn clean(path: &str) -> String {
+pub(crate) fn clean(path: &str) -> String {
     let mut names: Vec<&str> = Vec::new();
     for name in path.split('/') {
         match name {

@@ -17,7 +17,7 @@ use cofferdam_types::{Digest, Platform};
 use crate::graph::{BuildContext, OpGraph, check_entitlements};
 use crate::progress::{BuildEvent, Phase, Sink, excerpts};
 use crate::vertex::{OpVertex, blocking};
-use crate::{Error, Excerpt, Failure, source};
+use crate::{Error, Excerpt, Failure, missing, source};
 
 /// Serves one run of a frontend.
 pub(crate) struct Gateway {
@@ -137,7 +137,10 @@ impl BuildContext {
                 let (cause, step) = crate::error::from_solver(&error);
                 let op = ops.vertices.get(&error.vertex());
                 let excerpts = op.map(|op| op_excerpts(source, &op.op_digest()));
-                let hints = cause.hints();
+                let mut hints = cause.hints();
+                if let (Error::File { .. }, Some(op)) = (&*cause, op) {
+                    hints.extend(missing::hints(self, graph, &op.op_digest()).await);
+                }
                 Err(Failure {
                     error: cause,
                     step,

@@ -17,6 +17,7 @@ mod gateway;
 mod graph;
 mod leaves;
 mod logs;
+mod missing;
 mod mounts;
 mod progress;
 mod remote;

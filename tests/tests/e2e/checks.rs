@@ -122,6 +122,22 @@ fn instructions_are_explained() -> Result<()> {
 }
 
 #[test]
+fn a_source_that_is_missing_is_looked_for() -> Result<()> {
+    let cofferdam = Cofferdam::new()?;
+    for (source, hint) in [
+        ("src/mian.c", "hint: did you mean `src/main.c`?"),
+        ("main.c", "hint: did you mean `src/main.c`?"),
+        ("a.log", "hint: an ignore file leaves `a.log` out"),
+    ] {
+        let context = Context::new(&format!("FROM scratch\nCOPY {source} /x\n"))?;
+        context.file("src/main.c", "")?.file("a.log", "")?.file(".dockerignore", "*.log\n")?;
+        let outcome = cofferdam.build(context.path()).run()?.ended(exit::USER);
+        outcome.says(&[hint, &format!("   2 | >>> COPY {source} /x\n")]);
+    }
+    Ok(())
+}
+
+#[test]
 fn independent_errors_are_told_at_once() -> Result<()> {
     let cofferdam = Cofferdam::new()?;
     let context = Context::new("FROM scratch\nCOPPY a b\nRUN --netwrk=none x\n")?;
