@@ -57,6 +57,12 @@ impl Pattern {
         }
     }
 
+    /// The most matches that there can be.
+    pub fn most_matches(&self, value: &str, all: bool) -> usize {
+        let shortest: usize = self.pieces.iter().map(Vec::len).sum();
+        if all { value.len() / shortest.max(1) } else { 1 }
+    }
+
     /// Replaces the first match, or all, by `replacement`.
     pub fn replace(&self, value: &str, replacement: &str, all: bool) -> String {
         let chars: Vec<char> = value.chars().collect();

@@ -1,5 +1,6 @@
 //! Expands words: quotes, escapes, `$name` and `${name…}` with all modifiers.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use crate::error::Problem;
@@ -12,6 +13,54 @@ pub trait Variables {
 
     /// Is told of a variable that was used, not set, and for which the word had no other text.
     fn missed(&self, _name: &str) {}
+
+    /// Is told how much work a value made; says whether there may be more.
+    fn spend(&self, _work: usize) -> bool {
+        true
+    }
+}
+
+/// How much work the values of variables may make in all of a file: variables that double each
+/// other would otherwise fill any memory, and patterns in long values take any time.
+#[derive(Debug)]
+pub struct Budget(Cell<usize>);
+
+impl Default for Budget {
+    fn default() -> Self {
+        // Bytes that are copied, and comparisons of characters.
+        Self(Cell::new(1 << 26))
+    }
+}
+
+impl Budget {
+    /// Takes from it; says whether there was enough.
+    pub fn spend(&self, work: usize) -> bool {
+        let left = self.0.get().checked_sub(work);
+        self.0.set(left.unwrap_or(0));
+        left.is_some()
+    }
+}
+
+/// Variables that are used within a budget.
+pub struct Within<'a> {
+    /// The variables.
+    pub variables: &'a dyn Variables,
+    /// What there is for them.
+    pub budget: &'a Budget,
+}
+
+impl Variables for Within<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.variables.get(name)
+    }
+
+    fn missed(&self, name: &str) {
+        self.variables.missed(name);
+    }
+
+    fn spend(&self, work: usize) -> bool {
+        self.budget.spend(work)
+    }
 }
 
 impl Variables for BTreeMap<String, String> {
@@ -170,8 +219,8 @@ impl Scanner<'_> {
             if name.is_empty() {
                 return Ok("$".into());
             }
-            return Ok(match self.variables.get(&name) {
-                Some(value) => value.into(),
+            return Ok(match self.value(&name)? {
+                Some(value) => value,
                 None if self.expander.for_display => format!("${name}"),
                 None => {
                     self.variables.missed(&name);
@@ -189,13 +238,33 @@ impl Scanner<'_> {
         result
     }
 
+    /// A variable's value, paid for.
+    fn value(&self, name: &str) -> Result<Option<String>, String> {
+        let Some(value) = self.variables.get(name) else { return Ok(None) };
+        self.spend(value.len())?;
+        Ok(Some(value.to_owned()))
+    }
+
+    fn spend(&self, work: usize) -> Result<(), String> {
+        match self.variables.spend(work) {
+            true => Ok(()),
+            false => Err("the values of variables in this file become too long".into()),
+        }
+    }
+
+    /// Reads a pattern that a value is going to be matched with, paid for.
+    fn pattern(&self, pattern: &str, value: &str) -> Result<Pattern, String> {
+        self.spend(pattern.len().saturating_mul(value.len()) / 16)?;
+        Pattern::parse(pattern)
+    }
+
     fn braced(&mut self) -> Step {
         let name = self.name();
         let next = self.chars.next().ok_or("`}` is missing")?;
         if name.is_empty() {
             return Err("a variable's name is missing after `${`".into());
         }
-        let value = self.variables.get(&name).map(str::to_owned);
+        let value = self.value(&name)?;
         let unset_for_display = self.expander.for_display && value.is_none();
         match next {
             '}' if unset_for_display => Ok(format!("${{{name}}}")),
@@ -212,7 +281,10 @@ impl Scanner<'_> {
                     return Ok(format!("${{{name}{slash}{pattern}/{replacement}}}"));
                 }
                 let value = value.unwrap_or_default();
-                Ok(Pattern::parse(&pattern)?.replace(&value, &replacement, all))
+                let pattern = self.pattern(&pattern, &value)?;
+                // Each character may be replaced.
+                self.spend(replacement.len().saturating_mul(pattern.most_matches(&value, all)))?;
+                Ok(pattern.replace(&value, &replacement, all))
             }
             '#' | '%' => {
                 let longest = self.chars.next_if_eq(&next).is_some();
@@ -222,7 +294,7 @@ impl Scanner<'_> {
                     return Ok(format!("${{{name}{next}{doubled}{pattern}}}"));
                 }
                 let value = value.unwrap_or_default();
-                let pattern = Pattern::parse(&pattern)?;
+                let pattern = self.pattern(&pattern, &value)?;
                 Ok(match next {
                     '#' => pattern.trim_start(&value, longest),
                     _ => pattern.trim_end(&value, longest),

@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use crate::error::Problem;
-use crate::words::Variables;
+use crate::words::{Budget, Variables};
 
 /// The most bytes that names and values may have together. No kernel takes that much, and no
 /// doubling of a doubled variable gets further.
@@ -17,14 +18,16 @@ pub(super) struct Environment {
     entries: Vec<Option<(String, String)>>,
     index: BTreeMap<String, usize>,
     bytes: usize,
+    /// What there is for values, in all of the file.
+    budget: Rc<Budget>,
     /// Names that were used without being set, and without saying what then.
     missed: RefCell<BTreeSet<String>>,
 }
 
 impl Environment {
     /// Variables in order.
-    pub fn new(variables: Vec<(String, String)>) -> Self {
-        let mut environment = Self::default();
+    pub fn new(variables: Vec<(String, String)>, budget: Rc<Budget>) -> Self {
+        let mut environment = Self { budget, ..Self::default() };
         for (name, value) in variables {
             environment.put(&name, &value);
         }
@@ -82,6 +85,10 @@ impl Variables for Environment {
     fn missed(&self, name: &str) {
         self.missed.borrow_mut().insert(name.to_owned());
     }
+
+    fn spend(&self, work: usize) -> bool {
+        self.budget.spend(work)
+    }
 }
 
 #[cfg(test)]
@@ -90,7 +97,8 @@ mod tests {
 
     #[test]
     fn what_is_set_again_moves_to_the_end() {
-        let mut env = Environment::new(vec![("a".into(), "1".into()), ("b".into(), "2".into())]);
+        let variables = vec![("a".into(), "1".into()), ("b".into(), "2".into())];
+        let mut env = Environment::new(variables, Rc::default());
         for round in 0..100 {
             env.set("a", &round.to_string()).unwrap();
         }

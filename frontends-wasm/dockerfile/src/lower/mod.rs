@@ -18,6 +18,7 @@ mod watch;
 pub(crate) use stage::json_list;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use cofferdam_sdk::{Host, Platform, SourceRange};
 use serde_json::Value;
@@ -28,7 +29,7 @@ use crate::options::Options;
 use crate::parse::Dockerfile;
 use crate::probe::Images;
 use crate::stages::Stages;
-use crate::words::Expander;
+use crate::words::{Budget, Expander};
 use stage::State;
 
 /// What [`lower`] works on.
@@ -130,6 +131,7 @@ pub fn lower<H: Host>(
         others: BTreeMap::new(),
         context_paths: ContextPaths::default(),
         name_stages,
+        budget: Rc::default(),
         stages: &stages,
     };
     for index in needed {
@@ -160,6 +162,8 @@ struct Lowering<'a, H: Host> {
     others: BTreeMap<String, Option<H::Output>>,
     context_paths: ContextPaths,
     name_stages: bool,
+    /// What there is for the values of variables.
+    budget: Rc<Budget>,
 }
 
 impl<H: Host> Lowering<'_, H> {

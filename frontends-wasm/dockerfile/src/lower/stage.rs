@@ -193,7 +193,7 @@ impl<H: Host> Lowering<'_, H> {
         let mut state = State {
             index,
             output: found.output,
-            env: Environment::new(found.image.env()),
+            env: Environment::new(found.image.env(), self.budget.clone()),
             cwd: "/".into(),
             image: found.image,
             platform: found.platform,

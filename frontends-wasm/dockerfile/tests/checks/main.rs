@@ -1,5 +1,6 @@
 //! Checks and the other questions that can be asked instead of a build, seen from outside.
 
+#[path = "../support/paper_host.rs"]
 mod host;
 mod questions;
 
