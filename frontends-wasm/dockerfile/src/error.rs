@@ -9,7 +9,7 @@ use crate::locate::{Place, SourceText};
 use crate::suggest::nearest;
 
 /// How many problems of one file are told.
-const MOST_PROBLEMS: usize = 20;
+pub(crate) const MOST_PROBLEMS: usize = 20;
 
 /// Lines of a Dockerfile, counted from 1, both ends included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,8 @@
 //! The image config in Docker's form: what instructions change in it, and its history.
 //! It is kept as JSON, so that fields of a base image that are not known here stay.
 
+use std::collections::BTreeMap;
+
 use cofferdam_sdk::Platform;
 use serde_json::{Map, Value, json};
 
@@ -14,6 +16,8 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 pub struct Image {
     root: Map<String, Value>,
     config: Map<String, Value>,
+    /// Where in the environment each variable is.
+    variables: BTreeMap<String, usize>,
 }
 
 impl Image {
@@ -23,7 +27,7 @@ impl Image {
         root.insert("rootfs".into(), json!({"type": "layers", "diff_ids": null}));
         let mut config = Map::new();
         config.insert("WorkingDir".into(), "/".into());
-        let mut image = Self { root, config };
+        let mut image = Self { root, config, variables: BTreeMap::new() };
         image.complete(platform);
         image
     }
@@ -50,13 +54,16 @@ impl Image {
         if !root.get("rootfs").is_some_and(Value::is_object) {
             root.insert("rootfs".into(), json!({"type": "layers", "diff_ids": []}));
         }
-        let mut image = Self { root, config };
+        let mut image = Self { root, config, variables: BTreeMap::new() };
         image.complete(platform);
         Ok(image)
     }
 
     /// Adds what every image has.
     fn complete(&mut self, platform: &Platform) {
+        for (at, (name, _)) in self.env().into_iter().enumerate() {
+            self.variables.entry(name).or_insert(at);
+        }
         if !self.root.contains_key("architecture") {
             self.root.insert("architecture".into(), platform.architecture.as_str().into());
             self.root.insert("os".into(), platform.os.as_str().into());
@@ -64,7 +71,7 @@ impl Image {
                 self.root.insert("variant".into(), platform.variant.as_str().into());
             }
         }
-        if platform.os != "windows" && !self.env().iter().any(|(name, _)| name == "PATH") {
+        if platform.os != "windows" && !self.variables.contains_key("PATH") {
             self.set_env("PATH", DEFAULT_PATH);
         }
     }
@@ -143,14 +150,23 @@ impl Image {
         let entry = Value::from(format!("{name}={value}"));
         let Some(Value::Array(env)) = self.config.get_mut("Env") else {
             self.config.insert("Env".into(), json!([entry]));
+            self.variables = BTreeMap::from([(name.to_owned(), 0)]);
             return;
         };
-        let is_name = |known: &&mut Value| {
-            known.as_str().is_some_and(|known| known.split('=').next() == Some(name))
-        };
-        match env.iter_mut().find(is_name) {
+        match self.variables.get(name).and_then(|at| env.get_mut(*at)) {
             Some(known) => *known = entry,
-            None => env.push(entry),
+            None => {
+                self.variables.insert(name.to_owned(), env.len());
+                env.push(entry);
+            }
+        }
+    }
+
+    /// Adds to a list of the config.
+    pub fn push(&mut self, field: &str, text: &str) {
+        match self.config.entry(field).or_insert_with(|| json!([])) {
+            Value::Array(list) => list.push(text.into()),
+            other => *other = json!([text]),
         }
     }
 

@@ -397,8 +397,9 @@ impl Flags {
                     return Err(expected(spec, message));
                 }
             };
-            let given = flags.values.iter().any(|(given, _)| *given == flag.name);
-            if given && flag.kind != FlagKind::List {
+            if flag.kind != FlagKind::List
+                && flags.values.iter().any(|(given, _)| *given == flag.name)
+            {
                 return Err(expected(spec, format!("takes `--{name}` only once")));
             }
             flags.values.push((flag.name, value.to_owned()));
@@ -408,7 +409,7 @@ impl Flags {
 
     fn text(&mut self, name: &str) -> Option<String> {
         let index = self.values.iter().position(|(given, _)| *given == name)?;
-        Some(self.values.remove(index).1)
+        Some(self.values.swap_remove(index).1)
     }
 
     fn bool(&mut self, name: &str) -> Option<bool> {
@@ -416,7 +417,8 @@ impl Flags {
     }
 
     fn list(&mut self, name: &str) -> Vec<String> {
-        std::iter::from_fn(|| self.text(name)).collect()
+        let values = self.values.iter_mut().filter(|(given, _)| *given == name);
+        values.map(|(_, value)| std::mem::take(value)).collect()
     }
 }
 

@@ -2,18 +2,16 @@
 //! which must be known before the real lowering can name the context.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use cofferdam_sdk::{
     ExecOp, FileAction, FileStat, Host, HostError, OpMetadata, Platform, ResolveMode,
     ResolvedImage, Snapshot, Warning,
 };
 
-/// What [`Images`] remembers by: reference and platform.
-type Key = (String, Option<Platform>);
-
-/// Answers of the host about images, so that none is asked for twice.
+/// Answers of the host about images by reference and platform, so that none is asked for twice.
 #[derive(Debug, Default)]
-pub struct Images(RefCell<Vec<(Key, ResolvedImage)>>);
+pub struct Images(RefCell<BTreeMap<(String, String), ResolvedImage>>);
 
 impl Images {
     /// Looks an image up, once.
@@ -28,12 +26,13 @@ impl Images {
         mode: ResolveMode,
         log_name: &str,
     ) -> Result<ResolvedImage, HostError> {
-        let key = (reference.to_owned(), platform.cloned());
-        if let Some((_, image)) = self.0.borrow().iter().find(|(known, _)| *known == key) {
+        let shown = platform.map(Platform::to_string).unwrap_or_default();
+        let key = (reference.to_owned(), shown);
+        if let Some(image) = self.0.borrow().get(&key) {
             return Ok(image.clone());
         }
         let image = host.resolve_image(reference, platform, mode, log_name)?;
-        self.0.borrow_mut().push((key, image.clone()));
+        self.0.borrow_mut().insert(key, image.clone());
         Ok(image)
     }
 }

@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use cofferdam_sdk::Platform;
 
 use crate::command::{Command, From, Instruction};
-use crate::error::{Located, Problem};
+use crate::error::{Located, MOST_PROBLEMS, Problem};
 use crate::lower::mounts;
 use crate::options::Options;
 use crate::parse::Dockerfile;
-use crate::words::Expander;
+use crate::words::{Budget, Expander, Variables, Within};
 
 /// A stage, with the variables of its FROM expanded.
 #[derive(Clone, Debug)]
@@ -45,6 +45,8 @@ pub struct Stages {
     pub stages: Vec<Stage>,
     /// The variables declared before the first FROM, and the predefined ones.
     pub globals: BTreeMap<String, String>,
+    /// The numbers of the stages that have a name, in order.
+    by_name: BTreeMap<String, Vec<usize>>,
 }
 
 impl Stages {
@@ -62,10 +64,12 @@ impl Stages {
         let (globals, mut problems) = globals(dockerfile, options, target, build);
         let mut stages: Vec<Stage> = Vec::new();
         let mut names = BTreeMap::new();
+        let budget = Budget::default();
+        let variables = Within { variables: &globals, budget: &budget };
         for instruction in &dockerfile.instructions {
             match (&instruction.command, stages.last_mut()) {
                 (Command::From(from), _) => {
-                    match stage(from, instruction, &names, &globals, expander, build) {
+                    match stage(from, instruction, &names, &variables, expander, build) {
                         Ok(mut stage) => {
                             names.extend(stage.name.clone().map(|name| (name, stages.len())));
                             let platform = stage.platform.as_ref().unwrap_or(target);
@@ -81,7 +85,16 @@ impl Stages {
                 (_, None) => {}
             }
         }
-        if problems.is_empty() { Ok(Self { stages, globals }) } else { Err(problems) }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let mut by_name: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (index, stage) in stages.iter().enumerate() {
+            if let Some(name) = &stage.name {
+                by_name.entry(name.clone()).or_default().push(index);
+            }
+        }
+        Ok(Self { stages, globals, by_name })
     }
 
     /// The number of the stage that a request asks for.
@@ -100,8 +113,7 @@ impl Stages {
 
     /// The last stage with a name.
     pub fn find(&self, name: &str) -> Option<usize> {
-        let name = name.to_lowercase();
-        self.stages.iter().rposition(|stage| stage.name.as_deref() == Some(&name))
+        self.by_name.get(&name.to_lowercase())?.last().copied()
     }
 
     /// The stage that an instruction of the stage `within` names, by name or number; `None` when
@@ -116,10 +128,9 @@ impl Stages {
             }
             Ok(index) => Some(index),
             Err(_) => {
-                let lower = name.to_lowercase();
-                let named = |stage: &Stage| stage.name.as_deref() == Some(&lower);
-                let earlier = self.stages[..within].iter().rposition(named);
-                earlier.or_else(|| self.stages.iter().position(named))
+                let named = self.by_name.get(&name.to_lowercase()).map_or(&[][..], Vec::as_slice);
+                let earlier = named.partition_point(|index| *index < within);
+                named[..earlier].last().or_else(|| named.first()).copied()
             }
         };
         match index {
@@ -150,6 +161,9 @@ impl Stages {
         let mut open: Vec<usize> = targets.into_iter().collect();
         let mut problems = Vec::new();
         while let Some(index) = open.pop() {
+            if problems.len() > MOST_PROBLEMS {
+                break;
+            }
             if !needed.insert(index) {
                 continue;
             }
@@ -196,13 +210,17 @@ pub(crate) fn globals(
         Some(from.name.as_deref())
     });
     let mut globals = predefined(options, last.flatten(), target, build);
+    let budget = Budget::default();
     let mut problems = Vec::new();
     for instruction in &dockerfile.instructions {
         let Command::Arg(arguments) = &instruction.command else { break };
         for (name, default) in arguments {
             let value = match (options.build_args.get(name), default) {
                 (Some(value), _) => Ok(Some(value.clone())),
-                (None, Some(word)) => expander.word(word, &globals).map(Some),
+                (None, Some(word)) => {
+                    let variables = Within { variables: &globals, budget: &budget };
+                    expander.word(word, &variables).map(Some)
+                }
                 (None, None) => Ok(None),
             };
             match value {
@@ -221,7 +239,7 @@ fn stage(
     from: &From,
     instruction: &Instruction,
     earlier: &BTreeMap<String, usize>,
-    globals: &BTreeMap<String, String>,
+    globals: &dyn Variables,
     expander: Expander,
     build: &Platform,
 ) -> Result<Stage, Problem> {

@@ -28,6 +28,9 @@ pub use selection::Selection;
 /// How many findings of one file are told; more than that nobody reads.
 const MOST_FINDINGS: usize = 200;
 
+/// How many sources of COPY and ADD are compared with the ignore file.
+const MOST_TAKEN: usize = 1000;
+
 /// Something that a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -122,6 +125,11 @@ impl<'a> Checks<'a> {
         found.findings.push(Finding { rule, message, lines, place });
     }
 
+    /// Whether a finding would be noted: to look for a message to no avail costs time.
+    pub(crate) fn wants(&self, rule: &'static Rule, lines: Lines) -> bool {
+        self.does(rule, lines) && self.found.borrow().findings.len() < MOST_FINDINGS
+    }
+
     /// Whether a check is done on the instruction with these lines.
     fn does(&self, rule: &'static Rule, lines: Lines) -> bool {
         let own = self.own.get(&lines.start);
@@ -136,7 +144,10 @@ impl<'a> Checks<'a> {
             written: written.into(),
             path: path.into(),
         };
-        self.found.borrow_mut().taken.push(taken);
+        let mut found = self.found.borrow_mut();
+        if found.taken.len() < MOST_TAKEN {
+            found.taken.push(taken);
+        }
     }
 
     /// Looks for files that instructions take and the ignore file leaves out.

@@ -16,11 +16,12 @@ use crate::parse::Dockerfile;
 use crate::reference::Reference;
 use crate::stages::globals;
 use crate::suggest::nearest;
-use crate::words::{Expander, Variables};
+use crate::words::{Budget, Expander, Variables, Within};
 
 /// Variables that remember what was asked for in vain.
 struct Watched<'a> {
     variables: &'a BTreeMap<String, String>,
+    budget: &'a Budget,
     missed: RefCell<BTreeSet<String>>,
 }
 
@@ -31,6 +32,10 @@ impl Variables for Watched<'_> {
 
     fn missed(&self, name: &str) {
         self.missed.borrow_mut().insert(name.to_owned());
+    }
+
+    fn spend(&self, work: usize) -> bool {
+        self.budget.spend(work)
     }
 }
 
@@ -47,6 +52,7 @@ impl Checks<'_> {
         let (variables, _) = globals(dockerfile, options, target, build);
         let without = Options { build_args: BTreeMap::new(), ..options.clone() };
         let (defaults, _) = globals(dockerfile, &without, target, build);
+        let budget = Budget::default();
         let mut declared: BTreeSet<&str> = BTreeSet::new();
         let mut stages: BTreeSet<&str> = BTreeSet::new();
         for instruction in &dockerfile.instructions {
@@ -55,18 +61,25 @@ impl Checks<'_> {
                     declared.extend(arguments.iter().map(|(name, _)| name.as_str()));
                 }
                 Command::From(from) => {
-                    let watched = Watched { variables: &variables, missed: RefCell::default() };
+                    let watched = Watched {
+                        variables: &variables,
+                        budget: &budget,
+                        missed: RefCell::default(),
+                    };
                     for word in [Some(&from.base), from.platform.as_ref()].into_iter().flatten() {
                         // What cannot be expanded is told as an error.
                         let _ = expander.word(word, &watched);
                     }
                     for name in watched.missed.take() {
-                        if !declared.contains(name.as_str()) {
+                        if !declared.contains(name.as_str())
+                            && self.wants(&UNDEFINED_ARG_IN_FROM, instruction.lines)
+                        {
                             let known = declared.iter().copied();
                             let known = known.chain(variables.keys().map(String::as_str));
                             self.undeclared(instruction, &name, nearest(&name, known));
                         }
                     }
+                    let defaults = Within { variables: &defaults, budget: &budget };
                     self.default_base(instruction, from, expander, &defaults, &stages, options);
                     self.pinned(instruction, from);
                     stages.insert(from.name.as_deref().unwrap_or_default());
@@ -92,7 +105,7 @@ impl Checks<'_> {
         instruction: &Instruction,
         from: &From,
         expander: Expander,
-        defaults: &BTreeMap<String, String>,
+        defaults: &Within<'_>,
         stages: &BTreeSet<&str>,
         options: &Options,
     ) {

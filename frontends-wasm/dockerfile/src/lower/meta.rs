@@ -102,9 +102,7 @@ impl<H: Host> Lowering<'_, H> {
             }
             Command::Healthcheck(check) => healthcheck(state, check),
             Command::Onbuild(text) => {
-                let mut triggers = state.image.list("OnBuild");
-                triggers.push(text.clone());
-                state.image.set("OnBuild", triggers);
+                state.image.push("OnBuild", text);
                 return Ok(());
             }
             Command::From(_) | Command::Run(_) | Command::Copy(_) | Command::Workdir(_) => {

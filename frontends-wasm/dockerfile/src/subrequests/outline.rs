@@ -15,7 +15,7 @@ use crate::lower::mounts;
 use crate::options::Options;
 use crate::parse::{self, Dockerfile};
 use crate::stages::{Stages, globals};
-use crate::words::Expander;
+use crate::words::{Budget, Expander, Within};
 
 /// What a target takes.
 #[derive(Default)]
@@ -66,11 +66,12 @@ fn outline(request: &Request, options: &Options, text: &str) -> Result<Outline, 
         name,
         ..Outline::default()
     };
+    let budget = Budget::default();
     let mut known = BTreeSet::new();
     outline.globals(&dockerfile, &descriptions, options, (target, build), &mut known);
     for index in stages.needed([index])? {
         let expander = Expander::new(dockerfile.directives.escape);
-        let mut variables = BTreeMap::new();
+        let mut variables: BTreeMap<String, String> = BTreeMap::new();
         for instruction in &stages.stages[index].instructions {
             match &instruction.command {
                 Command::Arg(arguments) => {
@@ -78,7 +79,8 @@ fn outline(request: &Request, options: &Options, text: &str) -> Result<Outline, 
                         let given = options.build_args.get(name).cloned();
                         let default = || {
                             let word = default.as_ref()?;
-                            Some(expander.word(word, &variables).unwrap_or_else(|_| word.clone()))
+                            let known = Within { variables: &variables, budget: &budget };
+                            Some(expander.word(word, &known).unwrap_or_else(|_| word.clone()))
                         };
                         let global = || stages.globals.get(name).cloned();
                         let value = given.or_else(default).or_else(global);
