@@ -97,6 +97,9 @@ pub enum Problem {
         /// The nearest stage name.
         nearest: Option<String>,
     },
+    /// A stage that this one needs has problems of its own.
+    #[error("another stage that this one needs has errors")]
+    Base,
     /// Checks found something, and the file says that this is an error.
     #[error("checks found something, and are to be errors: {}", .0.join(", "))]
     Checks(Vec<&'static str>),
@@ -169,7 +172,7 @@ impl Problem {
                 let quoted = expected.split('`').nth(1).filter(|text| text.starts_with("--"));
                 quoted.map(str::to_owned).into_iter().collect()
             }
-            Self::Checks(_) | Self::More(_) | Self::Host(_) => Vec::new(),
+            Self::Base | Self::Checks(_) | Self::More(_) | Self::Host(_) => Vec::new(),
         }
     }
 

@@ -21,16 +21,24 @@ pub struct LogicalLine {
     pub blank: Option<u32>,
 }
 
-/// Cuts `source`. `takes_heredocs` says whether an instruction's text may announce some.
-///
-/// # Errors
-/// When a line is too long or a here-document does not end.
+/// Cuts `source`. `takes_heredocs` says whether an instruction's text may announce some. Where a
+/// line is too long or a here-document does not end, that is told, and the rest is not cut.
 pub fn split(
     source: &str,
     escape: char,
     takes_heredocs: impl Fn(&str) -> bool,
-) -> Result<Vec<LogicalLine>, Vec<Located>> {
+) -> (Vec<LogicalLine>, Option<Located>) {
     let mut found = Vec::new();
+    let problem = cut(source, escape, takes_heredocs, &mut found).err();
+    (found, problem.map(|problem| *problem))
+}
+
+fn cut(
+    source: &str,
+    escape: char,
+    takes_heredocs: impl Fn(&str) -> bool,
+    found: &mut Vec<LogicalLine>,
+) -> Result<(), Box<Located>> {
     let mut physical = without_bom(source).split_inclusive('\n').zip(1u32..);
     while let Some((line, number)) = physical.next() {
         let mut lines = Lines { start: number, end: number };
@@ -67,15 +75,15 @@ pub fn split(
         }
         found.push(LogicalLine { lines, text, heredocs, blank });
     }
-    Ok(found)
+    Ok(())
 }
 
-fn check_length(line: &str, lines: Lines) -> Result<(), Vec<Located>> {
+fn check_length(line: &str, lines: Lines) -> Result<(), Box<Located>> {
     if line.len() <= LONGEST_LINE {
         return Ok(());
     }
     let message = format!("the line has {} bytes: at most {LONGEST_LINE} are read", line.len());
-    Err(vec![Problem::Syntax(message).at(lines)])
+    Err(Box::new(Problem::Syntax(message).at(lines)))
 }
 
 fn is_comment(line: &str) -> bool {
@@ -104,7 +112,7 @@ fn read_body<'a>(
     heredoc: &mut Heredoc,
     physical: &mut impl Iterator<Item = (&'a str, u32)>,
     lines: Lines,
-) -> Result<u32, Vec<Located>> {
+) -> Result<u32, Box<Located>> {
     for (line, number) in physical {
         let mut end = line.trim_end_matches(['\r', '\n']);
         if heredoc.strip_tabs {
@@ -116,10 +124,8 @@ fn read_body<'a>(
         heredoc.body.push_str(line);
     }
     let name = &heredoc.name;
-    Err(vec![
-        Problem::Syntax(format!("the here-document `{name}` has no end: expected a line `{name}`"))
-            .at(lines),
-    ])
+    let message = format!("the here-document `{name}` has no end: expected a line `{name}`");
+    Err(Box::new(Problem::Syntax(message).at(lines)))
 }
 
 #[cfg(test)]
@@ -129,21 +135,16 @@ mod tests {
 
     fn check(source: &str, escape: char, expected: Expect) {
         let mut text = String::new();
-        match split(source, escape, |text| text.starts_with("RUN")) {
-            Ok(lines) => {
-                for line in lines {
-                    text += &format!("{}-{}: {:?}", line.lines.start, line.lines.end, line.text);
-                    for heredoc in line.heredocs {
-                        text += &format!(" {}={:?}", heredoc.name, heredoc.body);
-                    }
-                    text.push('\n');
-                }
+        let (lines, problem) = split(source, escape, |text| text.starts_with("RUN"));
+        for line in lines {
+            text += &format!("{}-{}: {:?}", line.lines.start, line.lines.end, line.text);
+            for heredoc in line.heredocs {
+                text += &format!(" {}={:?}", heredoc.name, heredoc.body);
             }
-            Err(errors) => {
-                for error in errors {
-                    text += &format!("{:?}: {}\n", error.lines, error.problem);
-                }
-            }
+            text.push('\n');
+        }
+        if let Some(error) = problem {
+            text += &format!("{:?}: {}\n", error.lines, error.problem);
         }
         expected.assert_eq(&text);
     }

@@ -27,7 +27,8 @@ pub fn parse(source: &str) -> Result<Dockerfile, Vec<Located>> {
     let mut problems = Vec::new();
     let mut instructions = Vec::new();
     let mut begun = false;
-    for line in split(source, directives.escape, takes_heredocs)? {
+    let (lines, cut) = split(source, directives.escape, takes_heredocs);
+    for line in lines {
         let lines = line.lines;
         let is_from = first_word(&line.text).0.eq_ignore_ascii_case("FROM");
         match parse_line(line, directives.escape) {
@@ -49,6 +50,7 @@ pub fn parse(source: &str) -> Result<Dockerfile, Vec<Located>> {
             }
         }
     }
+    problems.extend(cut);
     if problems.is_empty() && !begun {
         let message = "the file has no FROM: expected at least one stage".into();
         problems.push(Problem::Syntax(message).into());
@@ -61,8 +63,10 @@ pub fn parse(source: &str) -> Result<Dockerfile, Vec<Located>> {
 /// # Errors
 /// When it is not an instruction that may be one.
 pub fn parse_trigger(text: &str) -> Result<Instruction, Problem> {
-    let first = |mut errors: Vec<Located>| errors.swap_remove(0).problem;
-    let mut lines = split(text, '\\', takes_heredocs).map_err(first)?;
+    let (mut lines, cut) = split(text, '\\', takes_heredocs);
+    if let Some(cut) = cut {
+        return Err(cut.problem);
+    }
     if lines.len() != 1 {
         return Err(Problem::invalid("ONBUILD trigger", text, "one instruction"));
     }

@@ -147,9 +147,14 @@ fn many_mistakes() {
 
 #[test]
 fn nesting() {
-    for (open, close) in [("${a:-", "}"), ("\"", "\""), ("'", "'"), ("${a#", "}"), ("${a/b/", "}")] {
+    for (open, close) in [("${a:-", "}"), ("\"", "\""), ("'", "'"), ("${a#", "}"), ("${a/b/", "}")]
+    {
         check(50_000, |count| {
-            format!("FROM scratch\nENV A={}\\\n{}\n", open.repeat(count / 10), close.repeat(count / 10))
+            format!(
+                "FROM scratch\nENV A={}\\\n{}\n",
+                open.repeat(count / 10),
+                close.repeat(count / 10)
+            )
         });
         let flat = |count: usize| format!("ENV A{}={open}x{close}", count % 7);
         check(25_000, repeated(flat));
@@ -162,7 +167,10 @@ fn variables_that_double_each_other() {
     check(50, |count| {
         let arguments = (0..count).map(|at| format!("ARG A{}=$A{at}$A{at}\n", at + 1));
         let arguments: String = arguments.collect();
-        format!("ARG A0=xx\n{arguments}FROM alpine$A{count}\nENV B=xx\n{}", "ENV B=$B$B\n".repeat(count))
+        format!(
+            "ARG A0=xx\n{arguments}FROM alpine$A{count}\nENV B=xx\n{}",
+            "ENV B=$B$B\n".repeat(count)
+        )
     });
     // A long value, and much that is done with it.
     let long = "y".repeat(60_000);
@@ -180,11 +188,7 @@ fn ignore_files() {
         move |count: usize| (0..count).map(|at| format!("{pattern}{at}\n")).collect::<String>()
     };
     for pattern in ["a", "**/*a*b*", "!", "[a-z]?", "#", "\\"] {
-        check_with_ignore(
-            5_000,
-            |_| "FROM scratch\nCOPY a/b/c/d/e /\n".into(),
-            patterns(pattern),
-        );
+        check_with_ignore(5_000, |_| "FROM scratch\nCOPY a/b/c/d/e /\n".into(), patterns(pattern));
     }
     let copies = repeated(|at| format!("COPY a{at} /"));
     check_with_ignore(2_500, copies, patterns("*b"));

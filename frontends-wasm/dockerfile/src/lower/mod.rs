@@ -24,7 +24,7 @@ use cofferdam_sdk::{Host, Platform, SourceRange};
 use serde_json::Value;
 
 use crate::checks::Checks;
-use crate::error::{Errors, Lines, Located, Problem};
+use crate::error::{Errors, Lines, Located, MOST_PROBLEMS, Problem};
 use crate::options::Options;
 use crate::parse::Dockerfile;
 use crate::probe::Images;
@@ -128,17 +128,16 @@ pub fn lower<H: Host>(
         input,
         expander: Expander::new(input.dockerfile.directives.escape),
         done: BTreeMap::new(),
+        outputs: BTreeMap::new(),
+        left: BTreeMap::from([(target, 1)]),
+        seen_needed: needed,
         others: BTreeMap::new(),
         context_paths: ContextPaths::default(),
         name_stages,
         budget: Rc::default(),
         stages: &stages,
     };
-    for index in needed {
-        lowering.stage(index)?;
-    }
-    let mut state =
-        lowering.done.remove(&target).expect("the target is one of the stages that it needs");
+    let mut state = lowering.all(target)?;
     for (name, value) in &input.options.labels {
         state.image.insert("Labels", name, value.as_str());
     }
@@ -157,7 +156,14 @@ struct Lowering<'a, H: Host> {
     input: &'a Input<'a, H::Output>,
     expander: Expander,
     stages: &'a Stages,
+    /// The states of stages that others are going to be built on, and of the target.
     done: BTreeMap<usize, State<H::Output>>,
+    /// What each stage that is done made.
+    outputs: BTreeMap<usize, Option<H::Output>>,
+    /// How many are going to be built on each stage.
+    left: BTreeMap<usize, usize>,
+    /// The stages that are lowered.
+    seen_needed: BTreeSet<usize>,
     /// Images and contexts that are only copied from or mounted.
     others: BTreeMap<String, Option<H::Output>>,
     context_paths: ContextPaths,
@@ -167,6 +173,26 @@ struct Lowering<'a, H: Host> {
 }
 
 impl<H: Host> Lowering<'_, H> {
+    /// Lowers all needed stages; gives the state of the target.
+    fn all(&mut self, target: usize) -> Result<State<H::Output>, Vec<Located>> {
+        let needed: Vec<usize> = self.seen_needed.iter().copied().collect();
+        needed.iter().for_each(|index| self.expect(*index));
+        let mut problems = Vec::new();
+        for index in needed {
+            let Err(found) = self.stage(index) else { continue };
+            problems.extend(found);
+            if problems.len() > MOST_PROBLEMS || stage::asked_in_vain(&problems) {
+                break;
+            }
+        }
+        // What only follows from another problem is not told.
+        problems.retain(|located| located.problem != Problem::Base);
+        match self.done.remove(&target) {
+            Some(state) if problems.is_empty() => Ok(state),
+            _ => Err(problems),
+        }
+    }
+
     /// The main build context, of which `path` is used.
     fn context(&mut self, path: &str) -> Result<H::Output, Problem> {
         self.context_paths.add(path);

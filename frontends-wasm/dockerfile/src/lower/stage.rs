@@ -7,7 +7,7 @@ use super::environment::Environment;
 use super::names::{self, Names};
 use super::watch::Seen;
 use crate::command::{Command, Instruction};
-use crate::error::{Located, Problem};
+use crate::error::{Located, MOST_PROBLEMS, Problem};
 use crate::git::GitReference;
 use crate::image::Image;
 use crate::parse::parse_trigger;
@@ -81,7 +81,7 @@ impl<O> State<O> {
 impl<H: Host> Lowering<'_, H> {
     /// Lowers a stage whose needed stages are done.
     pub(super) fn stage(&mut self, index: usize) -> Result<(), Vec<Located>> {
-        if self.done.contains_key(&index) {
+        if self.outputs.contains_key(&index) {
             return Ok(());
         }
         let stages = self.stages;
@@ -102,14 +102,47 @@ impl<H: Host> Lowering<'_, H> {
             self.instruction(&mut state, &trigger)?;
         }
         state.env.take_missed();
+        let mut problems = Vec::new();
         for instruction in &stage.instructions {
             self.watch(&mut state, instruction);
             let result = self.instruction(&mut state, instruction);
             self.watch_missed(&state, instruction);
-            result?;
+            let Err(found) = result else { continue };
+            problems.extend(found);
+            // What follows may fail of the variables that this one did not set.
+            let sets = matches!(instruction.command, Command::Arg(_) | Command::Env(_));
+            if sets || problems.len() > MOST_PROBLEMS || asked_in_vain(&problems) {
+                break;
+            }
         }
-        self.done.insert(index, state);
-        Ok(())
+        self.outputs.insert(index, state.output.clone());
+        if self.left.contains_key(&index) {
+            self.done.insert(index, state);
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// What a stage on another begins with. The last one takes it, so that a long chain of stages
+    /// is not copied again and again.
+    fn take(&mut self, base: usize) -> Option<State<H::Output>> {
+        match self.left.get_mut(&base) {
+            Some(left) if *left > 1 => {
+                *left -= 1;
+                self.done.get(&base).cloned()
+            }
+            _ => {
+                self.left.remove(&base);
+                self.done.remove(&base)
+            }
+        }
+    }
+
+    /// Notes that a stage is going to be built on its base.
+    pub(super) fn expect(&mut self, index: usize) {
+        let stage = &self.stages.stages[index];
+        if let (Base::Stage(base), None) = (&stage.base, &stage.context) {
+            *self.left.entry(*base).or_default() += 1;
+        }
     }
 
     fn instruction(
@@ -145,7 +178,7 @@ impl<H: Host> Lowering<'_, H> {
             false => String::new(),
         };
         if let (Base::Stage(base), None) = (&stage.base, &stage.context) {
-            let mut state = self.done[base].clone();
+            let Some(mut state) = self.take(*base) else { return Err(Problem::Base) };
             state.index = index;
             state.has_cmd = false;
             state.seen = state.seen.inherited();
@@ -222,14 +255,23 @@ impl<H: Host> Lowering<'_, H> {
             return Err(Problem::invalid("source", name, expected));
         }
         if let Some(index) = self.stages.referred(name, within)? {
-            if !self.done.contains_key(&index) {
-                // Only a trigger of a base image names a stage that was not seen to be needed.
-                let needed = self.stages.needed([index]).map_err(first)?;
-                for stage in needed {
-                    self.stage(stage).map_err(first)?;
-                }
+            if let Some(output) = self.outputs.get(&index) {
+                return Ok(output.clone());
             }
-            return Ok(self.done[&index].output.clone());
+            if self.seen_needed.contains(&index) {
+                return Err(Problem::Base);
+            }
+            // Only a trigger of a base image names a stage that was not seen to be needed. What
+            // it is built on may be given away already, and is made once more.
+            let needed = self.stages.needed([index]).map_err(first)?;
+            for &stage in &needed {
+                self.expect(stage);
+                self.outputs.remove(&stage);
+            }
+            for stage in needed {
+                self.stage(stage).map_err(first)?;
+            }
+            return Ok(self.outputs.get(&index).cloned().flatten());
         }
         if let Some(known) = self.others.get(name) {
             return Ok(known.clone());
@@ -381,6 +423,13 @@ impl<H: Host> Lowering<'_, H> {
         };
         Ok(Found { output, image, platform: platform.clone() })
     }
+}
+
+/// Whether the host could not answer: asking on would only make everybody wait.
+pub(super) fn asked_in_vain(problems: &[Located]) -> bool {
+    problems
+        .iter()
+        .any(|located| matches!(located.problem, Problem::Host(_) | Problem::UnknownSource { .. }))
 }
 
 /// How many of a base image's triggers are steps.

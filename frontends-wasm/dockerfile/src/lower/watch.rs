@@ -120,7 +120,9 @@ impl<H: Host> Lowering<'_, H> {
         let Some(checks) = self.input.checks else { return };
         for name in missed {
             // An ARG without a value is declared, and empty.
-            if !checks.wants(&UNDEFINED_VAR, instruction.lines) || state.arguments.iter().any(|(known, _)| *known == name) {
+            if !checks.wants(&UNDEFINED_VAR, instruction.lines)
+                || state.arguments.iter().any(|(known, _)| *known == name)
+            {
                 continue;
             }
             let mut message = format!("usage of undefined variable '${name}'");
