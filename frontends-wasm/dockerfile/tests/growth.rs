@@ -11,7 +11,7 @@ use host::PaperHost;
 
 /// The most that four times the input may take, as a multiple. Between 4 and 16, nearer to what
 /// must not be: caches that become too small are no defect.
-const MOST: f64 = 10.0;
+const MOST: u64 = 10;
 
 /// Nanoseconds that this thread had a processor.
 fn processor_time() -> u64 {
@@ -25,7 +25,7 @@ fn run(dockerfile: String, ignore: &str) -> u64 {
     host.files.push(("dockerfile/Dockerfile".into(), dockerfile));
     host.files.push(("context/.dockerignore".into(), ignore.to_owned()));
     let before = processor_time();
-    for subrequest in ["", "frontend.lint", "frontend.outline", "frontend.targets"] {
+    for subrequest in ["", "frontend.lint", "frontend.outline"] {
         let request = Request {
             options: Vec::new(),
             platforms: vec![Platform::new("linux", "amd64")],
@@ -47,16 +47,22 @@ fn check_with_ignore(
     dockerfile: impl Fn(usize) -> String,
     ignore: impl Fn(usize) -> String,
 ) {
-    let least = |count: usize| {
-        let run = |_| run(dockerfile(count), &ignore(count));
-        (0..3).map(run).min().expect("there are three")
+    let measure = |count: usize| run(dockerfile(count), &ignore(count));
+    let told = || {
+        let start: String = dockerfile(2).chars().take(200).collect();
+        format!("{count} and four times {count} in a file like\n{start}")
     };
-    // The first run fills the allocator.
-    let _ = run(dockerfile(count), &ignore(count));
-    let (one, four) = (least(count), least(4 * count));
-    let ratio = four as f64 / one.max(1) as f64;
-    eprintln!("{count}: {one} ns, four times as much: {four} ns, {ratio:.1} times");
-    assert!(ratio < MOST, "{count}: {one} ns, four times as much: {four} ns, {ratio:.1} times");
+    let (mut one, mut four) = (u64::MAX, u64::MAX);
+    // The kernel counts in ticks of some milliseconds: what is below some of them is nothing.
+    let is_linear = |one: u64, four: u64| four < MOST * one.max(10_000_000);
+    for _ in 0..5 {
+        one = one.min(measure(count));
+        four = four.min(measure(4 * count));
+        if is_linear(one, four) {
+            return;
+        }
+    }
+    panic!("{one} ns and {four} ns for {}", told());
 }
 
 /// A file of `count` times what `line` gives, behind a FROM.
@@ -70,8 +76,9 @@ fn repeated(line: impl Fn(usize) -> String) -> impl Fn(usize) -> String {
 #[test]
 fn a_line_of_64_mebibytes() {
     for first in ["RUN ", "# ", "ENV a=\"", "FROM ", "COPY ["] {
-        check(16 << 20, |count| format!("FROM scratch\n{first}{}", "x".repeat(count)));
+        check(1 << 20, |count| format!("FROM scratch\n{first}{}", "x".repeat(count)));
     }
+    let _ = run(format!("FROM scratch\nRUN {}", "x".repeat(64 << 20)), "");
 }
 
 #[test]
@@ -79,16 +86,16 @@ fn a_line_of_many_continued_ones() {
     for part in ["a", "--mount=type=tmpfs,target=/x", "A=$B", "<<E", "'", "\"$(", "[,", "${x:-"] {
         for first in ["RUN ", "ENV A=", "COPY ", "LABEL ", "VOLUME ", "EXPOSE ", "ARG "] {
             let lines = |count| format!("{part} \\\n").repeat(count);
-            check(20_000, |count| format!("FROM scratch\n{first}{}\n", lines(count)));
+            check(2_000, |count| format!("FROM scratch\n{first}{}\n", lines(count)));
         }
     }
 }
 
 #[test]
 fn empty_and_comment_lines() {
-    check(100_000, |count| format!("FROM scratch\nRUN a \\\n{}b\n", "\n#c\n".repeat(count)));
-    check(100_000, |count| format!("{}FROM scratch\n", "# check=skip=all\n".repeat(count)));
-    check(100_000, |count| format!("FROM scratch\nRUN <<E\n{}E\n", "# x\n".repeat(count)));
+    check(10_000, |count| format!("FROM scratch\nRUN a \\\n{}b\n", "\n#c\n".repeat(count)));
+    check(10_000, |count| format!("{}FROM scratch\n", "# check=skip=all\n".repeat(count)));
+    check(10_000, |count| format!("FROM scratch\nRUN <<E\n{}E\n", "# x\n".repeat(count)));
 }
 
 #[test]
@@ -110,7 +117,7 @@ fn many_instructions() {
         "MAINTAINER x",
         "RUN {}",
     ] {
-        check(25_000, repeated(|at| line.replace("{}", &at.to_string())));
+        check(2_000, repeated(|at| line.replace("{}", &at.to_string())));
     }
 }
 
@@ -119,13 +126,13 @@ fn many_stages() {
     for line in [
         "FROM scratch AS s{}",
         "FROM alpine AS s{}\nCOPY --from={} a /",
-        "FROM s AS s\nENV A{}=1\nRUN x",
+        "FROM s AS s\nENV A{}=1\nUSER x",
         "FROM scratch AS s{}\nCOPY --from=s{} a /",
         "FROM scratch AS s{}\nRUN --mount=from=nosuch{} a",
         "FROM image{} AS s{}",
     ] {
         let stages = repeated(|at| line.replace("{}", &at.to_string()));
-        check(2_500, |count| stages(count).replacen("FROM alpine", "FROM alpine AS s", 1));
+        check(500, |count| stages(count).replacen("FROM alpine", "FROM alpine AS s", 1));
     }
 }
 
@@ -141,7 +148,7 @@ fn many_mistakes() {
         "COPY --chmod=9{} a /",
         "RUN <<E{}",
     ] {
-        check(10_000, repeated(|at| line.replace("{}", &at.to_string())));
+        check(1_000, repeated(|at| line.replace("{}", &at.to_string())));
     }
 }
 
@@ -149,17 +156,16 @@ fn many_mistakes() {
 fn nesting() {
     for (open, close) in [("${a:-", "}"), ("\"", "\""), ("'", "'"), ("${a#", "}"), ("${a/b/", "}")]
     {
-        check(50_000, |count| {
+        check(20_000, |count| {
             format!(
                 "FROM scratch\nENV A={}\\\n{}\n",
                 open.repeat(count / 10),
                 close.repeat(count / 10)
             )
         });
-        let flat = |count: usize| format!("ENV A{}={open}x{close}", count % 7);
-        check(25_000, repeated(flat));
+        check(1_000, repeated(|at| format!("ENV A{}={open}x{close}", at % 7)));
     }
-    check(25_000, repeated(|_| format!("RUN a{}", "${a:-".repeat(50) + &"}".repeat(50))));
+    check(500, repeated(|_| format!("RUN a{}", "${a:-".repeat(50) + &"}".repeat(50))));
 }
 
 #[test]
@@ -175,7 +181,7 @@ fn variables_that_double_each_other() {
     // A long value, and much that is done with it.
     let long = "y".repeat(60_000);
     for line in ["LABEL l{}=$B$B$B", "ENV C{}=${B//y/yy}", "ENV C=${B%%*x*y*z}", "RUN $B{}"] {
-        check(2_000, |count| {
+        check(500, |count| {
             let lines = (0..count).map(|at| line.replace("{}", &at.to_string()) + "\n");
             format!("FROM scratch\nENV B={long}\n{}", lines.collect::<String>())
         });
@@ -191,5 +197,20 @@ fn ignore_files() {
         check_with_ignore(5_000, |_| "FROM scratch\nCOPY a/b/c/d/e /\n".into(), patterns(pattern));
     }
     let copies = repeated(|at| format!("COPY a{at} /"));
-    check_with_ignore(2_500, copies, patterns("*b"));
+    check_with_ignore(500, copies, patterns("*b"));
+}
+
+/// So much of everything is read in one go, too.
+#[test]
+fn a_hundred_thousand_instructions_in_ten_thousand_stages() {
+    let stage = |at: usize| {
+        let base = if at % 2 == 0 { "scratch".to_owned() } else { format!("s{}", at - 1) };
+        let from = format!("FROM {base} AS s{at}\nENV A{at}=$A{at}x B=1\nWORKDIR /w\n");
+        let copy = match at {
+            0 => "COPY a /\n".to_owned(),
+            at => format!("COPY --from=s{} a /\n", at - 1),
+        };
+        format!("{from}{copy}USER u\nLABEL l=$B\nEXPOSE 80\nVOLUME /v\nARG x=1\nCMD [\"c\"]\n")
+    };
+    let _ = run((0..10_000).map(stage).collect(), "*.o\n");
 }

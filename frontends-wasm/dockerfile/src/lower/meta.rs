@@ -13,6 +13,9 @@ use crate::path;
 /// Arguments that never become variables of a step.
 const NOT_IN_ENV: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
+/// The longest path that Linux takes (PATH_MAX).
+const LONGEST_PATH: usize = 4096;
+
 impl<H: Host> Lowering<'_, H> {
     pub(super) fn meta(
         &mut self,
@@ -125,6 +128,10 @@ impl<H: Host> Lowering<'_, H> {
             current => current,
         };
         let directory = working_directory(current, &directory);
+        if directory.len() > LONGEST_PATH {
+            let expected = format!("a path of at most {LONGEST_PATH} bytes");
+            return Err(Problem::invalid("working directory", word, expected));
+        }
         state.image.set("WorkingDir", directory.as_str());
         state.cwd.clone_from(&directory);
         if directory != "/" {

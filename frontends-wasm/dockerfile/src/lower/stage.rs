@@ -89,7 +89,7 @@ impl<H: Host> Lowering<'_, H> {
         let at_from = |problem: Problem| vec![problem.at(stage.from.lines)];
         let mut state = self.begin(index).map_err(at_from)?;
         if stage.context.is_some() {
-            self.done.insert(index, state);
+            self.finish(index, state);
             return Ok(());
         }
         let triggers = state.image.list("OnBuild");
@@ -115,11 +115,16 @@ impl<H: Host> Lowering<'_, H> {
                 break;
             }
         }
+        self.finish(index, state);
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// Keeps what is needed of a stage.
+    fn finish(&mut self, index: usize, state: State<H::Output>) {
         self.outputs.insert(index, state.output.clone());
         if self.left.contains_key(&index) {
             self.done.insert(index, state);
         }
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
     /// What a stage on another begins with. The last one takes it, so that a long chain of stages
