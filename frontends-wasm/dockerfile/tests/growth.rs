@@ -204,7 +204,7 @@ fn ignore_files() {
 #[test]
 fn a_hundred_thousand_instructions_in_ten_thousand_stages() {
     let stage = |at: usize| {
-        let base = if at % 2 == 0 { "scratch".to_owned() } else { format!("s{}", at - 1) };
+        let base = if at.is_multiple_of(2) { "scratch".to_owned() } else { format!("s{}", at - 1) };
         let from = format!("FROM {base} AS s{at}\nENV A{at}=$A{at}x B=1\nWORKDIR /w\n");
         let copy = match at {
             0 => "COPY a /\n".to_owned(),
