@@ -34,6 +34,8 @@ pub struct Options {
     pub contexts: BTreeMap<String, String>,
     /// Whether the request says which platform it wants.
     pub platform_is_given: bool,
+    /// The time of what is made, in seconds since 1970 (`SOURCE_DATE_EPOCH`).
+    pub epoch: Option<i64>,
     /// Size of `/dev/shm` of every step in bytes; 0 is the default.
     pub shm_size: u64,
     /// Resource limits of every step.
@@ -101,6 +103,12 @@ impl Options {
             labels: collect("label:"),
             contexts: contexts.into_iter().map(|(key, value)| (context_key(&key), value)).collect(),
             platform_is_given: text("platform").is_some(),
+            epoch: match text("build-arg:SOURCE_DATE_EPOCH") {
+                None => None,
+                Some(text) => Some(text.parse().map_err(|_| {
+                    Problem::invalid("SOURCE_DATE_EPOCH", text, "seconds since 1970")
+                })?),
+            },
             shm_size: match text("shm-size") {
                 None => 0,
                 Some(text) => text
@@ -141,6 +149,11 @@ impl Options {
         })
     }
 
+    /// The time that files get, in nanoseconds since 1970; `None` is the time that they have.
+    pub fn file_time(&self) -> Option<i64> {
+        self.epoch.map(|seconds| seconds.saturating_mul(1_000_000_000))
+    }
+
     /// What a name stands for instead of the stage or image that has it.
     pub fn context(&self, name: &str, platform: &Platform) -> Option<&str> {
         let name = familiar(name);
@@ -163,7 +176,8 @@ impl Options {
     /// The proxy variables among the build arguments.
     pub fn proxy(&self) -> Option<ProxyEnv> {
         let value = |name: &str| {
-            let found = self.build_args.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+            // Of both spellings the one in lower case counts, which is sorted behind.
+            let found = self.build_args.iter().rfind(|(key, _)| key.eq_ignore_ascii_case(name));
             found.map(|(_, value)| value.clone()).unwrap_or_default()
         };
         let proxy = ProxyEnv {

@@ -137,6 +137,11 @@ fn build(shared: &Shared, case: &Case) -> Result<Found> {
                 architecture = value.split('/').nth(1).unwrap_or_default().into();
                 build.option("--platform", &value)
             }
+            ("secret", id) => {
+                let file = others.path().join(format!("secret-{id}"));
+                fs::write(&file, &value)?;
+                build.option("--secret", format!("id={id},src={}", file.display()))
+            }
             ("context", context) => {
                 let value = match value.strip_prefix("local:") {
                     Some(directory) => others.path().join(directory).display().to_string(),

@@ -18,6 +18,7 @@ struct Shared {
     mode: Option<u32>,
     mode_string: String,
     exclude: Vec<String>,
+    timestamp: Option<i64>,
 }
 
 impl<H: Host> Lowering<'_, H> {
@@ -51,8 +52,14 @@ impl<H: Host> Lowering<'_, H> {
             return Err(Problem::invalid("--checksum", "", "exactly one source"));
         }
         let (mode, mode_string) = chmod.as_deref().map_or(Ok((None, String::new())), mode)?;
-        let shared =
-            Shared { dest, owner: chown.as_deref().map(ownership), mode, mode_string, exclude };
+        let shared = Shared {
+            dest,
+            owner: chown.as_deref().map(ownership),
+            mode,
+            mode_string,
+            exclude,
+            timestamp: self.input.options.file_time(),
+        };
 
         let shown = names::text(instruction, expander, &state.env);
         let name = state.names.name(&shown);
@@ -180,6 +187,7 @@ impl Shared {
             mode: self.mode,
             mode_string: self.mode_string.clone(),
             exclude_patterns: self.exclude.clone(),
+            timestamp: self.timestamp,
             create_dest_path: true,
             ..CopyAction::new(from, source, self.dest.clone())
         }

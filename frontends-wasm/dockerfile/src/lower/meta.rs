@@ -143,7 +143,7 @@ impl<H: Host> Lowering<'_, H> {
                 mode: 0o755,
                 make_parents: true,
                 owner: (!user.is_empty()).then(|| copy::ownership(user)),
-                timestamp: None,
+                timestamp: self.input.options.file_time(),
             };
             let action = FileAction::new(state.output.clone().into(), ActionKind::Mkdir(mkdir));
             state.output = self.host.file(&[action], &metadata)?.pop();

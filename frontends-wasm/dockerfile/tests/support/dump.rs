@@ -177,6 +177,9 @@ fn file(file: &llb::FileOp, inputs: &[String]) -> Vec<String> {
                 if copy.attempt_unpack {
                     text += " unpack";
                 }
+                if let Some(time) = copy.timestamp {
+                    text += &format!(" time={}s", time / 1_000_000_000);
+                }
                 text
             }
             llb::FileActionKind::Mkfile(mkfile) => {
@@ -187,7 +190,9 @@ fn file(file: &llb::FileOp, inputs: &[String]) -> Vec<String> {
                 let owner =
                     mkdir.owner.as_ref().map(|owner| format!(" owner={}", self::owner(owner)));
                 let owner = owner.unwrap_or_default();
-                format!("mkdir {base}:{} {:04o}{owner}", mkdir.path, mkdir.mode)
+                let time = mkdir.timestamp.map(|time| format!(" time={}s", time / 1_000_000_000));
+                let time = time.unwrap_or_default();
+                format!("mkdir {base}:{} {:04o}{owner}{time}", mkdir.path, mkdir.mode)
             }
             other => format!("{other:?}"),
         });
