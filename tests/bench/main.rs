@@ -5,14 +5,20 @@
 //! - `bench growth [FILTER...]`: how time and memory grow with vertices, files and layers; draws
 //!   `docs/plots/*.svg`.
 //!
+//! - `bench language`: how long the Dockerfile frontend takes for 2,000 lines, in the component and
+//!   native.
+//!
 //! `--rounds N` says how often (5), `--up-to N` how far growth is followed. It prints tables and
 //! never fails for being slow.
 
 mod builders;
 mod compare;
 mod growth;
+mod language;
 mod limits;
 mod measure;
+#[path = "../../frontends-wasm/dockerfile/tests/support/paper_host.rs"]
+mod paper_host;
 mod plot;
 mod scenarios;
 
@@ -38,12 +44,8 @@ impl Options {
 
 fn main() -> Result<()> {
     let mut options = Options { filters: Vec::new(), rounds: 5, up_to: usize::MAX };
-    let mut growth = false;
     let mut arguments = std::env::args().skip(1).peekable();
-    if arguments.peek().is_some_and(|first| first == "growth") {
-        arguments.next();
-        growth = true;
-    }
+    let what = arguments.next_if(|first| first == "growth" || first == "language");
     while let Some(argument) = arguments.next() {
         let mut number = || -> Result<usize> {
             let text = arguments.next().with_context(|| format!("{argument} wants a number"))?;
@@ -56,11 +58,14 @@ fn main() -> Result<()> {
             _ => options.filters.push(argument),
         }
     }
+    if what.as_deref() == Some("language") {
+        return language::run(&options);
+    }
     let registry = Registry::start()?;
     registry.push(&bases::busybox()?, "busybox:latest")?;
     registry.push(&bases::debian()?, "debian:latest")?;
-    match growth {
-        true => growth::run(&registry, &options),
-        false => compare::run(&registry, &options),
+    match what {
+        Some(_) => growth::run(&registry, &options),
+        None => compare::run(&registry, &options),
     }
 }
