@@ -156,6 +156,14 @@ fn request(case: &Case) -> Request {
     let platform = |text: &str| text.parse().expect("a platform");
     let platforms: Vec<Platform> = platforms.split(',').map(platform).collect();
     options.retain(|(name, _)| !name.starts_with("secret:"));
+    for (kind, argument, url) in [
+        ("served", "SERVER", "http://server.example"),
+        ("repository", "GIT", "http://server.example/git"),
+    ] {
+        if case.all(kind).next().is_some() {
+            options.push((format!("build-arg:{argument}"), url.into()));
+        }
+    }
     Request {
         options,
         platforms,

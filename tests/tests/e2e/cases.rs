@@ -17,8 +17,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context as _, Result};
 use case_file::{Case, CaseFile, Section};
 use cofferdam_tests::cofferdam::exit;
+use cofferdam_tests::command::{command, run};
 use cofferdam_tests::oci::Image;
 use cofferdam_tests::tree::{Entry, Kind, TarWriter};
+use cofferdam_tests::web::{Web, WebAnswer, WebRequest};
 use cofferdam_tests::{Build, Cofferdam, Context, Layout, Outcome, Registry, Tree, bases};
 
 use crate::World;
@@ -151,6 +153,13 @@ fn build(shared: &Shared, case: &Case) -> Result<Found> {
             }
             _ => build.option("--opt", format!("{name}={value}")),
         };
+    }
+    let (served, repositories) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    if let Some(files) = serve(case, served.path())? {
+        build = build.build_arg("SERVER", files.url(""));
+    }
+    if repositories_of(case, repositories.path())? {
+        build = build.build_arg("GIT", Web::git(repositories.path())?.url("/git"));
     }
     let layout = out.path().join("layout");
     let output = format!("type=oci,tar=false,dest={}", layout.display());
@@ -289,6 +298,46 @@ fn contents(layout: &Layout, image: &Image) -> Result<BTreeMap<String, String>> 
         }
     }
     Ok(contents)
+}
+
+/// A server of the files that the case wants served.
+fn serve(case: &Case, directory: &Path) -> Result<Option<Web>> {
+    if case.all("served").next().is_none() {
+        return Ok(None);
+    }
+    for section in case.all("served") {
+        fs::write(directory.join(&section.arguments), &section.body)?;
+    }
+    let directory = directory.to_owned();
+    let answer = move |request: &WebRequest| {
+        let name = request.path.rsplit('/').next().unwrap_or_default();
+        fs::read(directory.join(name)).map_or(WebAnswer::status(404), WebAnswer::body)
+    };
+    Web::start(answer).map(Some)
+}
+
+/// Makes the repositories of a case; says whether there are any.
+fn repositories_of(case: &Case, directory: &Path) -> Result<bool> {
+    for section in case.all("repository") {
+        let place = directory.join(&section.arguments);
+        let git = |arguments: &[&str]| {
+            let mut git = command("git", ["-c", "user.name=t", "-c", "user.email=t@t.example"]);
+            git.args(arguments).current_dir(&place).env("HOME", "/nonexistent");
+            run(&mut git)
+        };
+        fs::create_dir_all(&place)?;
+        git(&["init", "-q", "-b", "main"])?;
+        for line in section.body.lines() {
+            let (name, contents) = line.split_once(' ').context("a line has name and contents")?;
+            let path = place.join(name);
+            fs::create_dir_all(path.parent().context("a file has a directory")?)?;
+            fs::write(path, format!("{contents}\n"))?;
+        }
+        git(&["add", "-A"])?;
+        git(&["commit", "-q", "-m", "all"])?;
+        git(&["tag", "v1"])?;
+    }
+    Ok(case.all("repository").next().is_some())
 }
 
 /// The files of a case: those of the context, and of named contexts below `others`.
