@@ -180,7 +180,8 @@ pub enum Store {
 /// Flags of `cofferdam build`.
 #[derive(Args, Debug, Default)]
 pub struct Build {
-    /// The build context: a directory
+    /// The build context: a directory, a git repository, the URL of an archive or a Dockerfile, or
+    /// "-" for one of both on standard input
     #[arg(value_name = "PATH")]
     pub context: Option<PathBuf>,
     /// Add a custom host-to-IP mapping (format: "host:ip")
@@ -209,8 +210,8 @@ pub struct Build {
     /// Set build-time variables; without a value, it is that of the environment
     #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
     pub build_args: Vec<String>,
-    /// Additional build contexts (docker-image://REF, oci-layout://PATH[:TAG][@DIGEST], or a
-    /// directory)
+    /// Additional build contexts (a directory, docker-image://REF, a git repository, a URL, or
+    /// oci-layout://PATH[:TAG][@DIGEST])
     #[arg(long = "build-context", value_name = "NAME=VALUE")]
     pub build_contexts: Vec<String>,
     /// Name of the Dockerfile (default: "PATH/Dockerfile"); "-" is standard input

@@ -3,8 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use cofferdam_registry::Reference;
+use cofferdam_session::Secret;
 use cofferdam_types::Digest;
+use percent_encoding::percent_decode_str;
 
 use crate::error::Error;
 
@@ -15,6 +19,51 @@ pub struct NamedContexts {
     pub options: BTreeMap<String, String>,
     /// Directories to lend, by the name that the session lends them under.
     pub lent: BTreeMap<String, PathBuf>,
+    /// Secrets to lend, by name: credentials that stood in URLs.
+    pub secrets: BTreeMap<String, Secret>,
+}
+
+/// Something that is fetched.
+pub struct Remote {
+    /// Where from, without credentials.
+    pub url: String,
+    /// The credentials, under the names that sources look for.
+    pub secrets: Vec<(String, Secret)>,
+}
+
+/// Reads what docker would fetch: a URL, `user@host:path`, or a repository at GitHub without its
+/// scheme. `None` for anything else.
+pub fn remote(text: &str) -> Option<Remote> {
+    const GITHUB: &str = "github.com/";
+    let plain = |url: String| Some(Remote { url, secrets: Vec::new() });
+    if text.starts_with(GITHUB) {
+        let end = text.find(['#', '?']).unwrap_or(text.len());
+        let (place, rest) = text.split_at(end);
+        let dot = if place.ends_with(".git") { "" } else { ".git" };
+        return plain(format!("https://{place}{dot}{rest}"));
+    }
+    let Some((scheme, rest)) = text.split_once("://") else {
+        let (user, rest) = text.split_once('@')?;
+        let is_scp = rest.contains(':') && !user.contains(['/', ':', '.']) && !user.is_empty();
+        return if is_scp { plain(text.to_owned()) } else { None };
+    };
+    if !matches!(scheme, "http" | "https") {
+        return matches!(scheme, "git" | "ssh").then(|| plain(text.to_owned()))?;
+    }
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let Some((user, place)) = authority.rsplit_once('@') else { return plain(text.to_owned()) };
+    let decoded: Vec<u8> = percent_decode_str(user).collect();
+    let pair = if decoded.contains(&b':') { decoded } else { [&decoded[..], b":"].concat() };
+    let header = Secret::new(format!("Basic {}", STANDARD.encode(pair)).into_bytes());
+    let host = place.rsplit_once(':').map_or(
+        place,
+        |(host, port)| {
+            if port.contains(']') { place } else { host }
+        },
+    );
+    let url = format!("{scheme}://{place}{}", &rest[authority.len()..]);
+    let names = [format!("GIT_AUTH_HEADER.{host}"), format!("HTTP_AUTH_HEADER_{place}")];
+    Some(Remote { url, secrets: names.into_iter().map(|name| (name, header.clone())).collect() })
 }
 
 impl NamedContexts {
@@ -38,9 +87,12 @@ impl NamedContexts {
             let id = self.free_name(&sanitize(&name), "oci-layout:");
             self.lent.insert(format!("oci-layout:{id}"), layout.path.to_owned());
             format!("oci-layout://{id}{}", layout.suffix)
-        } else if value.contains("://") || value.starts_with("git@") {
-            return Err(invalid("Git and HTTP contexts are not supported yet".into())
-                .hint("fetch it first and give its directory"));
+        } else if let Some(remote) = remote(value).filter(|_| !Path::new(value).exists()) {
+            self.secrets.extend(remote.secrets);
+            remote.url
+        } else if let Some((scheme, _)) = value.split_once("://") {
+            let expected = "expected docker-image, oci-layout, http, https, git or ssh";
+            return Err(invalid(format!("unknown kind `{scheme}`: {expected}")));
         } else if value.starts_with("target:") {
             return Err(invalid("`target:` is for bake files".into()));
         } else {
@@ -201,6 +253,31 @@ mod tests {
     }
 
     #[test]
+    fn remote_ones_lose_their_credentials() {
+        check(
+            &[
+                "a=https://example.org/x.tar",
+                "b=git@example.org:x",
+                "c=https://me:s3cret@example.org:8443/x.git#main",
+                "d=github.com/a/b#v1:sub",
+                "e=ssh://git@example.org/x",
+            ],
+            expect![[r#"
+                context:a=https://example.org/x.tar
+                context:b=git@example.org:x
+                context:c=https://example.org:8443/x.git#main
+                context:d=https://github.com/a/b.git#v1:sub
+                context:e=ssh://git@example.org/x
+            "#]],
+        );
+        let remote = remote("https://me:s3cret@example.org:8443/x.git").expect("it is remote");
+        let names: Vec<_> = remote.secrets.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["GIT_AUTH_HEADER.example.org", "HTTP_AUTH_HEADER_example.org:8443"]);
+        // me:s3cret
+        assert_eq!(remote.secrets[0].1.reveal(), b"Basic bWU6czNjcmV0");
+    }
+
+    #[test]
     fn wrong_contexts() {
         check(
             &[
@@ -209,8 +286,7 @@ mod tests {
                 "x=docker-image://Upper",
                 "x=oci-layout://:tag",
                 "x=oci-layout:///tmp@sha256:12",
-                "x=https://example.org/x.tar",
-                "x=git@example.org:x",
+                "x=ftp://example.org/x.tar",
                 "x=/nonexistent",
                 "x=target:y",
                 "x=input:y",
@@ -221,8 +297,7 @@ mod tests {
                 error: --build-context `x=docker-image://Upper`: invalid image reference "Upper": the repository name must be lower case: "library/Upper"
                 error: --build-context `x=oci-layout://:tag`: expected oci-layout://PATH[:TAG][@DIGEST]
                 error: --build-context `x=oci-layout:///tmp@sha256:12`: invalid digest "sha256:12": expected `sha256:` and 64 lower-case hex digits
-                error: --build-context `x=https://example.org/x.tar`: Git and HTTP contexts are not supported yet
-                error: --build-context `x=git@example.org:x`: Git and HTTP contexts are not supported yet
+                error: --build-context `x=ftp://example.org/x.tar`: unknown kind `ftp`: expected docker-image, oci-layout, http, https, git or ssh
                 error: --build-context `x=/nonexistent`: cannot read the directory `/nonexistent`: No such file or directory (os error 2)
                 error: --build-context `x=target:y`: `target:` is for bake files
                 error: --build-context `x=input:y`: cannot read the directory `input:y`: No such file or directory (os error 2)

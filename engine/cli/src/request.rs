@@ -1,5 +1,5 @@
 //! From the flags of `cofferdam build` to the engine's request and what the session lends.
-//! Reads of the user's files only the frontend component and a Dockerfile on standard input.
+//! Reads of the user's files only the frontend component and standard input.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -11,16 +11,19 @@ use cofferdam_build::{
     Place, Push, Request,
 };
 use cofferdam_registry::Reference;
-use cofferdam_session::LocalSession;
+use cofferdam_session::{LocalSession, SecretSource};
 use cofferdam_types::{ParsePlatformError, Platform};
 use tempfile::TempDir;
 
 use crate::args::{Build, Entitlement, NetworkMode, ProgressMode};
-use crate::contexts::NamedContexts;
+use crate::contexts::{NamedContexts, Remote, remote};
 use crate::error::Error;
 use crate::lending::{Keys, lend};
 use crate::output::{ImageOutput, Output, has_tag};
 use crate::root::{self, Environment};
+
+/// The name under which a context from standard input is sent.
+const SENT: &str = "context";
 
 /// What the program runs in.
 pub struct Surroundings<'a> {
@@ -42,8 +45,8 @@ pub struct Prepared {
     pub cache_only: bool,
     /// Registries that may do without TLS, besides those of the flags.
     pub insecure: Vec<String>,
-    /// Holds a Dockerfile that came from standard input, until the build is over.
-    pub stdin_dockerfile: Option<TempDir>,
+    /// Hold what came from standard input, until the build is over.
+    pub temporary: Vec<TempDir>,
     /// Keys that need an agent before the session has all that the flags lend.
     pub keys: Keys,
 }
@@ -54,17 +57,52 @@ pub struct Prepared {
 /// When they do not make sense, or name files that are not there.
 pub fn prepare(args: &Build, surroundings: Surroundings<'_>) -> Result<Prepared, Error> {
     let Surroundings { env, stdin, stdout_is_terminal } = surroundings;
-    let context = context(args.context.as_deref())?;
-    let mut session = LocalSession::default().lend("context", &context);
+    let mut session = LocalSession::default();
     let mut options = BTreeMap::new();
-
-    let dockerfile = dockerfile(args, &context, stdin)?;
-    session = session.lend("dockerfile", &dockerfile.directory);
-    options.extend(dockerfile.name.map(|name| ("filename".to_owned(), name)));
-
     let mut named = NamedContexts::default();
+    let mut temporary = Vec::new();
+    let mut dockerfile = None;
+    match context(args, stdin)? {
+        Context::Directory(context) => {
+            dockerfile = Some(self::dockerfile(args, &context, stdin)?);
+            session = session.lend("context", &context);
+        }
+        Context::Remote(remote) => {
+            options.insert("context".to_owned(), remote.url);
+            named.secrets.extend(remote.secrets);
+        }
+        Context::Sent(directory) => {
+            options.insert("context".to_owned(), format!("http://buildkit-session/{SENT}"));
+            session = session.send(SENT, &directory.path().join(SENT));
+            temporary.push(directory);
+        }
+    }
+    match (&dockerfile, args.file.as_deref()) {
+        (Some(_), _) | (None, None) => {}
+        (None, Some(file)) if file == Path::new("-") => {
+            dockerfile = Some(stdin_dockerfile(stdin)?);
+            // Otherwise it is looked for in the context.
+            options.insert("dockerfilekey".to_owned(), "dockerfile".to_owned());
+        }
+        (None, Some(file)) => {
+            let inside = file.to_str().filter(|_| file.is_relative()).ok_or_else(|| {
+                let file = file.display();
+                Error::usage(format!("the Dockerfile `{file}`: expected a path in the context"))
+            })?;
+            options.insert("filename".to_owned(), inside.to_owned());
+        }
+    }
+    if let Some(dockerfile) = dockerfile {
+        session = session.lend("dockerfile", &dockerfile.directory);
+        options.extend(dockerfile.name.map(|name| ("filename".to_owned(), name)));
+        temporary.extend(dockerfile.temporary);
+    }
+
     for text in &args.build_contexts {
         named.add(text)?;
+    }
+    for (id, secret) in named.secrets {
+        session = session.lend_secret(&id, SecretSource::Value(secret));
     }
     for (name, directory) in &named.lent {
         session = session.lend(name, directory);
@@ -108,41 +146,54 @@ pub fn prepare(args: &Build, surroundings: Surroundings<'_>) -> Result<Prepared,
             security_insecure: args.allow.contains(&Entitlement::SecurityInsecure),
         },
     };
-    let stdin_dockerfile = dockerfile.temporary;
-    Ok(Prepared { request, session, cache_only, insecure, stdin_dockerfile, keys })
+    Ok(Prepared { request, session, cache_only, insecure, temporary, keys })
 }
 
-fn context(path: Option<&Path>) -> Result<PathBuf, Error> {
-    let Some(path) = path else {
+/// Where the main context is.
+enum Context {
+    Directory(PathBuf),
+    Remote(Remote),
+    /// Standard input, which was read.
+    Sent(TempDir),
+}
+
+fn context(args: &Build, stdin: &mut dyn Read) -> Result<Context, Error> {
+    let Some(path) = args.context.as_deref() else {
         return Err(Error::usage("`cofferdam build` requires 1 argument: the build context")
             .hint("to build the current directory: cofferdam build .")
             .hint("for all flags: cofferdam build --help"));
     };
     if path == Path::new("-") {
-        return Err(Error::usage("a build context from standard input is not supported yet")
-            .hint("unpack it and give its directory; a Dockerfile alone can come by `--file -`"));
+        if args.file.as_deref() == Some(Path::new("-")) {
+            let message = "the build context and the Dockerfile cannot both be standard input";
+            return Err(Error::usage(message)
+                .hint("a Dockerfile alone, without a context: cofferdam build - < Dockerfile"));
+        }
+        return Ok(Context::Sent(spooled(stdin, SENT, "read the build context")?));
     }
     match std::fs::metadata(path) {
-        Ok(found) if found.is_dir() => Ok(path.to_owned()),
+        Ok(found) if found.is_dir() => Ok(Context::Directory(path.to_owned())),
         Ok(_) => {
             Err(Error::usage(format!("the build context `{}` is not a directory", path.display()))
                 .hint("give the directory of the context as PATH and the Dockerfile with --file"))
         }
-        Err(_) if is_remote(path) => Err(Error::usage(format!(
-            "the build context `{}`: Git and HTTP contexts are not supported yet",
-            path.display()
-        ))
-        .hint("fetch it first and give its directory")),
-        Err(source) => {
-            Err(Error::File { action: "read the build context", path: path.to_owned(), source })
-        }
+        Err(source) => match path.to_str().and_then(remote) {
+            Some(remote) => Ok(Context::Remote(remote)),
+            None => {
+                Err(Error::File { action: "read the build context", path: path.to_owned(), source })
+            }
+        },
     }
 }
 
-/// Whether docker would fetch it.
-fn is_remote(path: &Path) -> bool {
-    let text = path.to_string_lossy();
-    text.contains("://") || text.starts_with("git@") || text.starts_with("github.com/")
+/// Standard input as a file in a directory of its own.
+fn spooled(stdin: &mut dyn Read, name: &str, action: &'static str) -> Result<TempDir, Error> {
+    let failed = |source| Error::File { action, path: "-".into(), source };
+    let directory = tempfile::Builder::new().prefix("cofferdam-stdin-").tempdir();
+    let directory = directory.map_err(failed)?;
+    let mut file = std::fs::File::create(directory.path().join(name)).map_err(failed)?;
+    std::io::copy(stdin, &mut file).map_err(failed)?;
+    Ok(directory)
 }
 
 /// Where the Dockerfile is.
@@ -151,6 +202,16 @@ struct Dockerfile {
     /// Its name there; the frontend has a default.
     name: Option<String>,
     temporary: Option<TempDir>,
+}
+
+/// A Dockerfile that comes by standard input.
+fn stdin_dockerfile(stdin: &mut dyn Read) -> Result<Dockerfile, Error> {
+    let directory = spooled(stdin, "Dockerfile", "read the Dockerfile")?;
+    Ok(Dockerfile {
+        directory: directory.path().to_owned(),
+        name: Some("Dockerfile".into()),
+        temporary: Some(directory),
+    })
 }
 
 fn dockerfile(args: &Build, context: &Path, stdin: &mut dyn Read) -> Result<Dockerfile, Error> {
@@ -167,18 +228,7 @@ fn dockerfile(args: &Build, context: &Path, stdin: &mut dyn Read) -> Result<Dock
         return Ok(Dockerfile { directory: context.to_owned(), name: None, temporary: None });
     };
     if path == Path::new("-") {
-        let directory = tempfile::Builder::new().prefix("cofferdam-dockerfile-").tempdir();
-        let directory = directory.map_err(|source| missing(std::env::temp_dir(), source))?;
-        let mut text = Vec::new();
-        stdin
-            .read_to_end(&mut text)
-            .and_then(|_| std::fs::write(directory.path().join("Dockerfile"), text))
-            .map_err(|source| missing(path.to_owned(), source))?;
-        return Ok(Dockerfile {
-            directory: directory.path().to_owned(),
-            name: Some("Dockerfile".into()),
-            temporary: Some(directory),
-        });
+        return stdin_dockerfile(stdin);
     }
     match std::fs::metadata(path) {
         Ok(found) if found.is_file() => {}

@@ -145,8 +145,7 @@ async fn drive(
     enter: &str,
     style: Style,
 ) -> Result<u8, Error> {
-    let Prepared { request, session, cache_only, stdin_dockerfile: _stdin_dockerfile, .. } =
-        prepared;
+    let Prepared { request, session, cache_only, temporary: _temporary, .. } = prepared;
     let interrupted = listen()?;
     let root = config.root.clone();
     let engine = Engine::open(config)?;

@@ -10,6 +10,7 @@ use cofferdam_sdk::{
 };
 
 use crate::checks::Checks;
+use crate::context::remote;
 use crate::directives::Directives;
 use crate::error::{Errors, Lines, Located, Problem};
 use crate::ignore;
@@ -80,13 +81,21 @@ pub(crate) struct IgnoreFile {
 impl Files {
     /// Reads them.
     pub fn read<H: Host>(host: &H, options: &Options) -> Result<Self, Problem> {
-        let name = path::inside(&options.filename).trim_start_matches('/').to_owned();
+        let remote = match options.dockerfile_is_local {
+            true => None,
+            false => remote(host, options)?,
+        };
+        let name = remote.as_ref().map_or(&options.filename, |remote| &remote.dockerfile);
+        let name = path::inside(name).trim_start_matches('/').to_owned();
         let own_ignore = format!("{name}.dockerignore");
         let lower_case = name.strip_suffix("Dockerfile").map(|start| format!("{start}dockerfile"));
         let mut wanted = vec![name.clone(), own_ignore.clone()];
         wanted.extend(lower_case.clone());
         let text = format!("[internal] load build definition from {name}");
-        let tree = local(host, &options.dockerfile_key, &wanted, &text)?;
+        let tree = match remote {
+            Some(remote) => host.solve(&remote.output)?,
+            None => local(host, &options.dockerfile_key, &wanted, &text)?,
+        };
         let (name, data) = match (read(&tree, &name)?, lower_case) {
             (Some(data), _) => (name, data),
             (None, Some(lower_case)) => match read(&tree, &lower_case)? {
@@ -236,7 +245,8 @@ impl Survey {
             let paths = lower(&Probe(host), &input)?.context_paths;
             survey.paths.extend(paths);
         }
-        if !survey.paths.is_empty() {
+        // As in BuildKit, what comes from elsewhere comes as a whole.
+        if !survey.paths.is_empty() && options.context.is_none() {
             survey.ignored = ignore::parse(&files.ignore_file(host, options)?.text);
             checks.ignored(&survey.ignored)?;
         }
@@ -301,6 +311,9 @@ fn build<H: Host>(
 
 /// The main build context: only what is used of it, and not what is ignored.
 fn context<H: Host>(host: &H, options: &Options, survey: &Survey) -> Result<H::Output, Problem> {
+    if let Some(remote) = remote(host, options)? {
+        return Ok(remote.output);
+    }
     let directory = &options.context_key;
     let mut attributes = Vec::new();
     if !survey.ignored.is_empty() {

@@ -10,6 +10,7 @@
 
 pub mod checks;
 pub mod command;
+mod context;
 pub mod descriptions;
 pub mod directives;
 pub mod duration;

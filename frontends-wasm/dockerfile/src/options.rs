@@ -24,6 +24,12 @@ pub enum NoCache {
 pub struct Options {
     /// Path of the Dockerfile.
     pub filename: String,
+    /// Whether the request says so.
+    pub filename_is_given: bool,
+    /// Where the main context is, if that is no directory of the client.
+    pub context: Option<String>,
+    /// Whether the Dockerfile is in a directory of the client, whatever the main context is.
+    pub dockerfile_is_local: bool,
     /// The stage to build; `None` is the last.
     pub target: Option<String>,
     /// Values for ARGs.
@@ -68,6 +74,7 @@ pub const OPTIONS: &[(&str, &str)] = &[
         "context:NAME[::PLATFORM]",
         "what NAME stands for: docker-image://, oci-layout://, local:, input:, or the address of a git repository or a file",
     ),
+    ("context", "main context: a git repository, or the URL of an archive or a Dockerfile"),
     ("contextkey", "local directory that is the main context (default: context)"),
     ("dockerfilekey", "local directory that has the Dockerfile (default: dockerfile)"),
     ("no-cache", "empty: no stage uses the cache; else a list of stages"),
@@ -88,9 +95,6 @@ impl Options {
     /// When one has an invalid value, or asks for what is not supported yet.
     pub fn new(request: &Request) -> Result<Self, Problem> {
         let text = |name: &str| request.option(name).filter(|value| !value.is_empty());
-        if let Some(context) = text("context").filter(|_| text("contextkey").is_none()) {
-            return Err(Problem::Unsupported(format!("the remote build context `{context}`")));
-        }
         let collect = |prefix: &str| -> BTreeMap<String, String> {
             let pairs = request.options_with(prefix);
             pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
@@ -98,6 +102,9 @@ impl Options {
         let contexts = collect("context:");
         Ok(Self {
             filename: text("filename").unwrap_or("Dockerfile").into(),
+            filename_is_given: text("filename").is_some(),
+            context: text("context").filter(|_| text("contextkey").is_none()).map(str::to_owned),
+            dockerfile_is_local: text("dockerfilekey").is_some(),
             target: text("target").map(str::to_owned),
             build_args: collect("build-arg:"),
             labels: collect("label:"),

@@ -369,8 +369,8 @@ fn wrong_requests_are_named() {
         (&[("target", "biuld")][..], "Dockerfile: there is no stage `biuld`"),
         (&[("filename", "x")], "there is no Dockerfile `x`: expected it in the build context"),
         (
-            &[("context", "https://x/y.git")],
-            "the remote build context `https://x/y.git` is not supported yet",
+            &[("context", "ftp://x/y.tar")],
+            "invalid option context `ftp://x/y.tar`: expected a git repository, or a URL with http or https",
         ),
         (
             &[("image-resolve-mode", "x")],

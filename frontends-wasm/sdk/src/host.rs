@@ -138,6 +138,16 @@ pub trait Snapshot {
     /// [`HostError::NotFound`] when there is no such file.
     fn read_file(&self, path: &str) -> Result<Vec<u8>, HostError>;
 
+    /// Reads the beginning of a file, following symlinks: at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`HostError::NotFound`] when there is no such file.
+    fn read_start(&self, path: &str, limit: u32) -> Result<Vec<u8>, HostError> {
+        let mut data = self.read_file(path)?;
+        data.truncate(limit as usize);
+        Ok(data)
+    }
+
     /// Lists a directory, sorted by name; `pattern` is one for names, empty is all.
     ///
     /// # Errors

@@ -264,6 +264,10 @@ impl sdk::Snapshot for WitSnapshot {
         }
     }
 
+    fn read_start(&self, path: &str, limit: u32) -> Result<Vec<u8>, HostError> {
+        self.0.read_file(path, 0, limit.min(READ_LIMIT)).map_err(host_error)
+    }
+
     fn read_dir(&self, path: &str, pattern: &str) -> Result<Vec<sdk::FileStat>, HostError> {
         let entries = self.0.read_dir(path, pattern).map_err(host_error)?;
         Ok(entries.into_iter().map(file_stat).collect())

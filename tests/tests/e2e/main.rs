@@ -7,6 +7,7 @@
 mod cancellation;
 mod cases;
 mod checks;
+mod contexts;
 mod debug_shell;
 mod exports;
 mod frontends;

@@ -44,7 +44,7 @@ fn show(args: &[&str], stdout_is_terminal: bool) -> String {
 }
 
 fn describe(prepared: &Prepared) -> String {
-    let Prepared { request, session, cache_only, insecure, stdin_dockerfile, keys: _ } = prepared;
+    let Prepared { request, session, cache_only, insecure, temporary, keys: _ } = prepared;
     let mut text = String::new();
     if let FrontendChoice::Component { name, bytes } = &request.frontend {
         writeln!(text, "frontend {name}: {} bytes", bytes.len()).expect("a string takes all");
@@ -52,14 +52,14 @@ fn describe(prepared: &Prepared) -> String {
     for (key, value) in &request.options {
         writeln!(text, "{key}={value}").expect("a string takes all");
     }
-    let dockerfile = session.directory("dockerfile").expect("the Dockerfile is always lent");
-    match stdin_dockerfile {
-        Some(directory) => {
+    match (session.directory("dockerfile"), temporary.last()) {
+        (Ok(dockerfile), Some(directory)) => {
             assert_eq!(dockerfile, directory.path());
             let read = std::fs::read_to_string(dockerfile.join("Dockerfile"));
             writeln!(text, "Dockerfile: {:?}", read.expect("it is there"))
         }
-        None => writeln!(text, "dockerfile in {}", dockerfile.display()),
+        (Ok(dockerfile), None) => writeln!(text, "dockerfile in {}", dockerfile.display()),
+        (Err(_), _) => writeln!(text, "no directory lent"),
     }
     .expect("a string takes all");
     for export in &request.exports {
@@ -384,6 +384,37 @@ fn outputs_that_make_no_sense() {
 }
 
 #[test]
+fn contexts_that_are_fetched_or_sent() {
+    check(
+        &["https://u:p@example.org/x.git#main", "--file=sub/Dockerfile"],
+        expect![[r#"
+            context=https://example.org/x.git#main
+            filename=sub/Dockerfile
+            no directory lent
+            cache only
+        "#]],
+    );
+    check(
+        &["git@example.org:x", "--file=-"],
+        expect![[r#"
+            context=git@example.org:x
+            dockerfilekey=dockerfile
+            filename=Dockerfile
+            Dockerfile: "FROM stdin\n"
+            cache only
+        "#]],
+    );
+    check(
+        &["-"],
+        expect![[r#"
+            context=http://buildkit-session/context
+            no directory lent
+            cache only
+        "#]],
+    );
+}
+
+#[test]
 fn contexts_that_are_not_there() {
     check(
         &[],
@@ -394,17 +425,10 @@ fn contexts_that_are_not_there() {
     "#]],
     );
     check(
-        &["-"],
+        &["-", "--file=-"],
         expect![[r#"
-        error: a build context from standard input is not supported yet
-        hint: unpack it and give its directory; a Dockerfile alone can come by `--file -`
-    "#]],
-    );
-    check(
-        &["https://example.org/x.git"],
-        expect![[r#"
-        error: the build context `https://example.org/x.git`: Git and HTTP contexts are not supported yet
-        hint: fetch it first and give its directory
+        error: the build context and the Dockerfile cannot both be standard input
+        hint: a Dockerfile alone, without a context: cofferdam build - < Dockerfile
     "#]],
     );
     check(
