@@ -292,13 +292,13 @@ fn what_is_not_lent_is_named() -> Result<()> {
 }
 
 /// An agent of OpenSSH with one key, ended when dropped.
-struct Agent {
+pub(crate) struct Agent {
     process: Child,
     directory: tempfile::TempDir,
 }
 
 impl Agent {
-    fn start() -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let socket = directory.path().join("socket");
         let process = Command::new("ssh-agent")
@@ -318,7 +318,7 @@ impl Agent {
         Ok(agent)
     }
 
-    fn socket(&self) -> std::path::PathBuf {
+    pub(crate) fn socket(&self) -> std::path::PathBuf {
         self.directory.path().join("socket")
     }
 

@@ -441,6 +441,39 @@ fn a_token_for_git_goes_to_its_host_only() -> Result<()> {
     Ok(())
 }
 
+/// Stands for ssh: looks at how it is called, asks the agent, and serves by itself.
+const SSH: &str = "#!/bin/sh\nfor option in BatchMode=yes StrictHostKeyChecking=yes; do\n\
+    case \"$*\" in *\"-o $option\"*) ;; *) echo \"no $option\" >&2; exit 9;; esac\ndone\n\
+    case \"$*\" in *\" -- \"*|*\"git@h.example\"*) ;; *) exit 8;; esac\n\
+    ssh-add -L | grep -q of-the-test || { echo 'no agent' >&2; exit 7; }\n\
+    for word; do :; done\nexec /bin/sh -c \"$word\"\n";
+
+#[test]
+fn over_ssh_with_the_clients_agent() -> Result<()> {
+    let (place, repositories) = (Place::new()?, Repositories::new()?);
+    repositories.add("app.git", &[("f", "over ssh\n")])?;
+    let agent = crate::mounts::Agent::start()?;
+    // The repository lies where programs are, which git can read.
+    let program = repositories.0.path().join("ssh");
+    std::fs::write(&program, SSH)?;
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let path = std::env::var("PATH")?;
+    let path = format!("{}:{path}", repositories.0.path().display());
+    let repository = repositories.0.path().join("app.git").display().to_string();
+    let output = format!("type=local,dest={}", place.out.path().join("out").display());
+    for url in [format!("git@h.example:{repository}"), format!("ssh://git@h.example{repository}")] {
+        let context = Context::new(&format!("FROM scratch\nADD {url} /x\n"))?;
+        let build = || {
+            let build = place.cofferdam.build(context.path()).varies("ssh is another each time");
+            build.env("PATH", &path).env("SSH_AUTH_SOCK", agent.socket()).arg("--no-cache")
+        };
+        build().run()?.ended(exit::NETWORK).says(&["cannot ask for its references"]);
+        let _ = build().option("--ssh", "default").option("-o", &output).run()?.succeeded();
+        assert_eq!(read(place.out.path().join("out/x/f"))?, "over ssh\n", "{url}");
+    }
+    Ok(())
+}
+
 /// Asks another server the same.
 fn forward(to: std::net::SocketAddr, request: &WebRequest) -> WebAnswer {
     use std::io::{Read as _, Write as _};

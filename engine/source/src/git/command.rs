@@ -317,3 +317,54 @@ fn told(complaint: &[u8], status: &str) -> String {
 fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn git_reads_and_writes_nothing_else() {
+        let modules = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+        let dir = tempfile::tempdir().expect("a directory");
+        let [home, repository, other] = ["home", "repository", "other"].map(|name| {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path).expect("a directory");
+            path
+        });
+        std::fs::write(other.join("f"), "secret").expect("written");
+        std::fs::write(home.join("f"), "secret").expect("written");
+        let environment = std::env::var_os("PATH").map(|path| ("PATH".to_owned(), path));
+        let config =
+            GitConfig { environment: environment.into_iter().collect(), known_hosts: Vec::new() };
+        let git = Git {
+            config: &config,
+            remote: &Remote::parse("https://h.example/a").expect("a repository"),
+            identity: &Identity::default(),
+            home: &home,
+            repository: Some(&repository),
+            source: None,
+        };
+        git.run("make a repository", ["init", "-q", "--bare"]).await.expect("it can be made");
+        let hash = async |path: PathBuf| {
+            let path = path.to_string_lossy().into_owned();
+            git.run("hash", ["hash-object", "-w", "--no-filters", "--", &path]).await
+        };
+        hash(home.join("f")).await.expect("that is git's own");
+        let read = hash(other.join("f")).await;
+        // Without Landlock there is nothing to be seen here.
+        if modules.split(',').any(|module| module.trim() == "landlock") {
+            let error = read.expect_err("that is not git's").to_string();
+            assert!(error.contains("Permission denied"), "{error}");
+        }
+        let error = git.run("fail", ["no-such-command"]).await.expect_err("git has none");
+        assert!(error.to_string().starts_with("repository `https://h.example/a`: cannot fail: "));
+    }
+
+    #[test]
+    fn complaints_are_told_in_short() {
+        let text = b"Cloning...\nremote: denied\x1b[31m\nfatal: no\n";
+        assert_eq!(told(text, "exit status: 1"), "denied[31m; no");
+        assert_eq!(told(b"", "exit status: 1"), "exit status: 1");
+        assert_eq!(told(b"a\nb\nc\nd\n", ""), "b; c; d");
+    }
+}
