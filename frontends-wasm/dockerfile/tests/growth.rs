@@ -25,7 +25,7 @@ fn run(dockerfile: String, ignore: &str) -> u64 {
     host.files.push(("dockerfile/Dockerfile".into(), dockerfile));
     host.files.push(("context/.dockerignore".into(), ignore.to_owned()));
     let before = processor_time();
-    for subrequest in ["", "frontend.lint", "frontend.outline"] {
+    for subrequest in ["", "frontend.lint"] {
         let request = Request {
             options: Vec::new(),
             platforms: vec![Platform::new("linux", "amd64")],
