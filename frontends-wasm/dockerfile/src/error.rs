@@ -140,6 +140,13 @@ impl Problem {
             Self::UnknownSource { nearest: Some(nearest), .. } => {
                 Some(format!("did you mean the stage `{nearest}`?"))
             }
+            Self::InvalidValue { value, expected, .. } => {
+                // What is expected names in backquotes the values that there are.
+                let values = expected.split('`').skip(1).step_by(2);
+                let is_word = |text: &&str| text.len() > 2 && text.chars().all(char::is_alphabetic);
+                let near = nearest(value, values.filter(is_word).filter(|near| near != value));
+                near.map(|near| format!("did you mean `{near}`?"))
+            }
             Self::LaterStage { .. } => {
                 Some("move the stage in front of the instruction that uses it".into())
             }

@@ -322,7 +322,7 @@ fn errors_say_where_and_what_next() {
         "FROM a\nRUN --mount=type=cahce,target=/x y\n",
         expect![[r#"
             Dockerfile:2: invalid type of --mount `cahce`: expected `bind`, `cache`, `tmpfs`, `secret` or `ssh`
-            2:18 to 2:22 []"#]],
+            2:18 to 2:22 ["did you mean `cache`?"]"#]],
     );
     check_error(
         "FROM a\nEXPOSE 99999\n",
