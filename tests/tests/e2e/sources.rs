@@ -381,6 +381,25 @@ fn wrong_repositories() -> Result<()> {
 }
 
 #[test]
+fn what_does_not_fit_is_not_fetched() -> Result<()> {
+    let (place, repositories) = (Place::new()?, Repositories::new()?);
+    let web = Web::git(repositories.0.path())?;
+    repositories.add("app.git", &[("f", "f\n")])?;
+    let mut noise = vec![0; 60 << 20];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut noise)?;
+    std::fs::write(repositories.0.path().join("app.git/big"), &noise)?;
+    repositories.commit("app.git", &[])?;
+    let url = web.url("/git/app.git");
+    let file = Web::start(move |_| WebAnswer::body(noise.clone()))?;
+    for source in [url, file.url("/big")] {
+        let steps = format!("FROM scratch\nADD {source} /x\n");
+        let outcome = place.outcome(&steps, &["--max-storage", "48m"])?.ended(exit::CONFIGURATION);
+        outcome.says(&["the storage limit of"]);
+    }
+    Ok(())
+}
+
+#[test]
 fn nothing_of_the_users_or_the_servers_making_is_run() -> Result<()> {
     let (place, repositories) = (Place::new()?, Repositories::new()?);
     let web = Web::git(repositories.0.path())?;

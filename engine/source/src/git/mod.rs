@@ -11,9 +11,11 @@ mod tree;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use cofferdam_store::{
-    DirRequest, LayerDir, NamedDir, Node, SharedPackWriter, Sharing, Snapshot, Store,
+    DirRequest, LayerDir, NamedDir, Node, SharedPackWriter, Sharing, Snapshot, Store, Watch,
 };
 use cofferdam_types::{Digest, Hasher};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
@@ -29,6 +31,8 @@ use crate::{Error, Result, take_dir};
 
 /// What lists of what is stored call a repository.
 const KIND: &str = "source.git";
+/// How often it is looked at how much a fetch has written.
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// How deep submodules may lie within each other, and how many there may be.
 const MAX_DEPTH: usize = 16;
 const MAX_SUBMODULES: usize = 1000;
@@ -342,7 +346,10 @@ impl Filling<'_> {
             repository: Some(&place),
             source: None,
         };
-        bring(&git, &place, found).await?;
+        tokio::select! {
+            brought = bring(&git, &place, found) => brought?,
+            error = beyond_limit(&source.store, repository.dir.watch()) => return Err(error),
+        }
         let commit = tree::read(&git, &format!("{}^{{commit}}", found.commit)).await?;
         let mtime = commit_time(&commit);
         let entries = tree::list(&git, &found.commit).await?;
@@ -421,6 +428,22 @@ impl Filling<'_> {
         };
         let found = GitTree { request, commit: entry.object.clone(), name: None };
         Ok(self.tree(&found, depth + 1).await?.0)
+    }
+}
+
+/// Ends, with an error, when what is fetched does not fit into the storage limit.
+async fn beyond_limit(store: &Store, watch: Watch) -> Error {
+    if store.limit().is_none() {
+        return std::future::pending().await;
+    }
+    let watch = Arc::new(watch);
+    loop {
+        tokio::time::sleep(WATCH_INTERVAL).await;
+        let watch = watch.clone();
+        // It may have to wait for room.
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || watch.check()).await {
+            return error.into();
+        }
     }
 }
 
