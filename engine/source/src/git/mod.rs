@@ -1,10 +1,11 @@
 //! Git repositories: the commit that a reference means now, and its files as a layer.
 //!
-//! `remote` reads URLs, `command` runs the git program, `tree` makes manifests of commits. Where
-//! credentials come from is the caller's affair. Why git never checks anything out is in
-//! `docs/design/sources-and-mounts.md`.
+//! `remote` reads URLs, `names` references and paths; `command` runs the git program, `tree` makes
+//! manifests of commits. Where credentials come from is the caller's affair. Why git never checks
+//! anything out is in `docs/design/sources-and-mounts.md`.
 
 mod command;
+mod names;
 mod remote;
 mod tree;
 
@@ -23,6 +24,7 @@ use tempfile::TempDir;
 
 pub use command::GitConfig;
 use command::{Git, Identity};
+use names::{below, clean, is_commit, is_reference};
 pub use remote::Remote;
 use tree::{Entry, Kind};
 
@@ -544,47 +546,6 @@ async fn modules(git: &Git<'_>, entries: &[Entry]) -> Result<BTreeMap<Vec<u8>, S
     Ok(found.into_values().filter_map(module).collect())
 }
 
-/// What remains of a path below a directory.
-fn below<'a>(path: &'a [u8], directory: &[u8]) -> Option<&'a [u8]> {
-    match directory {
-        [] => Some(path),
-        directory => match path.strip_prefix(directory)? {
-            [] => Some(&[]),
-            rest => rest.strip_prefix(b"/"),
-        },
-    }
-}
-
-/// A path within a repository without what means nothing.
-fn clean(path: &str) -> Result<Vec<u8>, String> {
-    let names: Vec<&str> = path.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
-    let wrong = names.iter().any(|name| *name == ".." || name.contains('\0'));
-    match wrong || names.iter().any(|name| name.eq_ignore_ascii_case(".git")) {
-        true => Err(format!("`{}` is no directory of a commit", path.escape_debug())),
-        false => Ok(names.join("/").into_bytes()),
-    }
-}
-
-/// The full name of an object.
-fn is_commit(text: &str) -> bool {
-    matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-/// Whether git would take it for a reference, and for nothing else (git-check-ref-format(1)).
-fn is_reference(text: &str) -> bool {
-    let forbidden = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
-    let part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
-    text.is_empty()
-        || !(text.starts_with('-')
-            || text.len() > 1024
-            || text == "@"
-            || text.ends_with('.')
-            || text.contains("..")
-            || text.contains("@{")
-            || text.contains(forbidden))
-            && text.split('/').all(part)
-}
-
 /// When a commit was made, in nanoseconds since 1970.
 fn commit_time(commit: &[u8]) -> i64 {
     let text = String::from_utf8_lossy(commit);
@@ -610,45 +571,6 @@ fn set_times(path: &Path, mtime: i64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn references_are_no_options_and_no_patterns() {
-        for text in ["", "main", "v1.0", "feature/x-y", "refs/heads/a", "pull/7/head", "HEAD"] {
-            assert!(is_reference(text), "{text}");
-        }
-        for text in [
-            "-x",
-            "--upload-pack=touch",
-            "a b",
-            "a..b",
-            "a:b",
-            "*",
-            "a^{}",
-            "a~1",
-            "@{1}",
-            "@",
-            "a.lock",
-            "/a",
-            "a//b",
-            ".a",
-            "a.",
-            "a\nb",
-        ] {
-            assert!(!is_reference(text), "{text}");
-        }
-    }
-
-    #[test]
-    fn directories_stay_inside() {
-        assert_eq!(clean("/a/./b/"), Ok(b"a/b".to_vec()));
-        assert_eq!(clean(""), Ok(Vec::new()));
-        for path in ["..", "a/../../b", ".git", "a/.GIT/hooks"] {
-            assert!(clean(path).is_err(), "{path}");
-        }
-        assert_eq!(below(b"a/b/c", b"a/b"), Some(&b"c"[..]));
-        assert_eq!(below(b"a/bc", b"a/b"), None);
-        assert_eq!(below(b"a/b", b"a/b"), Some(&b""[..]));
-    }
 
     #[test]
     fn the_time_of_a_commit() {
