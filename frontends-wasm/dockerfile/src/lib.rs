@@ -4,7 +4,8 @@
 //! The way of a Dockerfile: `directives` and `lines` cut the text, [`parse`] makes instructions
 //! as the table in [`instruction`] says, `stages` finds what the target needs, [`lower`] makes
 //! ops through a [`cofferdam_sdk::Host`] and the image config. `frontend` reads the files that a
-//! request names and does this for each platform.
+//! request names and does this for each platform. [`checks`] look on; `subrequests` answers what is
+//! asked instead of a build; `locate` finds the columns of what is told.
 //!
 //! **Invariant:** it knows no crate of the host, and reaches the outside only through the SDK.
 
