@@ -33,7 +33,7 @@ fn dockerfile() -> String {
             "RUN --mount=type=cache,target=/cache,sharing=locked \\\n".to_owned(),
             "    make -C /src PREFIX=\"$PREFIX\" && \\\n".to_owned(),
             format!("    install -D out /out/{at}\n"),
-            format!("LABEL org.example.stage=${{NAME#stage }} org.example.number={at}\n"),
+            format!("LABEL org.example.stage=${{NAME#stage?}} org.example.number={at}\n"),
             "CMD [\"/out\", \"--serve\"]\n".to_owned(),
         ];
         assert_eq!(lines.len(), LINES_OF_A_STAGE);
