@@ -25,7 +25,7 @@ mkdir -p "$1"
 out=$(cd "$1" && pwd)
 shift
 if [ $# -eq 0 ]; then
-    set -- dockerfile file-op toml-image minimal-c
+    set -- dockerfile file-op toml-image minimal-c probe-rust probe-c
     for attack in $rust_attacks; do set -- "$@" "attack-$attack"; done
 fi
 build_dir=${COFFERDAM_GUEST_TARGET:-$root/target/guests-build}
@@ -69,13 +69,16 @@ or, without rustup's servers,
   apt-get install --no-install-recommends rustc-web rust-web-src wasi-libc"
 }
 
-# rust NAME MANIFEST PACKAGE: builds a package and puts its component in place.
+# rust NAME MANIFEST PACKAGE [--bins]: builds a package and puts its component in place.
 rust() {
     choose_rust
     # shellcheck disable=SC2086 # `extra` is a list of words
-    "$cargo" build --quiet --manifest-path "$2" --package "$3" --lib \
+    "$cargo" build --quiet --manifest-path "$2" --package "$3" "${4:---lib}" \
         --profile guest --target $target --target-dir "$build_dir" $extra
-    place "$build_dir/$target/guest/$(echo "$3" | tr - _).wasm" "$1"
+    case ${4:-} in
+    --bins) place "$build_dir/$target/guest/$3.wasm" "$1" ;;
+    *) place "$build_dir/$target/guest/$(echo "$3" | tr - _).wasm" "$1" ;;
+    esac
 }
 
 # Leaves a file alone that is right already, so that what depends on it is not built again; else
@@ -96,6 +99,16 @@ for name in "$@"; do
         "$root/examples/frontends/minimal-c/build.sh" "$build_dir/minimal-c/$$.wasm"
         place "$build_dir/minimal-c/$$.wasm" minimal-c
         rm "$build_dir/minimal-c/$$.wasm"
+        ;;
+    probe-rust) rust "$name" "$root/tests/programs/probe-rust/Cargo.toml" "$name" --bins ;;
+    probe-c)
+        # A module, which clang links itself; its helper functions come with no wasm target of
+        # Debian's, and this program needs none.
+        "${CLANG:-clang}" --target=wasm32-wasi --sysroot=/usr -I/usr/include/wasm32-wasi -Os \
+            -nodefaultlibs -L/usr/lib/wasm32-wasi "$root/tests/programs/probe-c.c" -lc \
+            -o "$build_dir/probe-c.$$.wasm"
+        place "$build_dir/probe-c.$$.wasm" probe-c
+        rm "$build_dir/probe-c.$$.wasm"
         ;;
     *) fail "no guest is called '$name'" ;;
     esac

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use cofferdam_component::{FileOps, Frontend, Limits, Runtime};
+use cofferdam_component::{FileOps, Frontend, Limits, Program, Runtime};
 use cofferdam_exec_linux::{Runner, Streams};
 use cofferdam_registry::{Client, ClientConfig};
 use cofferdam_session::Session;
@@ -75,6 +75,16 @@ impl Shared {
         let component = self.runtime.load("file-op", cofferdam_bundle::FILE_OP)?;
         let file_ops = FileOps::new(component)?;
         Ok(self.file_ops.get_or_init(|| file_ops))
+    }
+
+    /// The program of a step on `wasi/wasm`.
+    pub(crate) fn load_program(&self, name: &str, bytes: &[u8]) -> Result<Program, Error> {
+        Ok(self.runtime.load_program(name, bytes)?)
+    }
+
+    /// The most bytes that such a program may have.
+    pub(crate) fn program_bytes(&self) -> usize {
+        self.runtime.limits().component_bytes
     }
 
     /// What runs steps.

@@ -59,6 +59,14 @@ pub enum Error {
         /// Whether it can be entered.
         kept: bool,
     },
+    /// The program of a step on `wasi/wasm` cannot be run.
+    #[error("process `{command}`: {reason}")]
+    Program {
+        /// The command.
+        command: String,
+        /// Why not.
+        reason: String,
+    },
     /// A step ended badly.
     #[error("process `{command}` did not complete successfully: {exit}")]
     Step {
@@ -205,7 +213,7 @@ impl Error {
             _ => Kind::Network,
         };
         match self {
-            Self::Step { .. } => Kind::Build,
+            Self::Step { .. } | Self::Program { .. } => Kind::Build,
             Self::Component(_)
             | Self::File { .. }
             | Self::Llb(_)

@@ -23,7 +23,7 @@ use crate::failed_step::{self, Failed};
 use crate::graph::BuildContext;
 use crate::mounts::{self, Lent, Taken};
 use crate::vertex::{OpKey, blocking};
-use crate::{Entitlements, Error};
+use crate::{Entitlements, Error, wasi};
 
 /// The host name that BuildKit gives steps.
 const HOSTNAME: &str = "buildkitsandbox";
@@ -92,6 +92,9 @@ pub(crate) async fn run(
     let OpKind::Exec(exec) = &op.kind else {
         return Err(Error::Internal("only an exec op runs a process".into()));
     };
+    if op.platform.as_ref().is_some_and(Platform::is_wasm) {
+        return wasi::run(context, exec, &inputs, progress).await;
+    }
     refuse_unsupported(op, exec)?;
     let engine = &context.engine;
     let surroundings = Surroundings {
@@ -383,7 +386,7 @@ fn overlay(
     Ok((Overlay { lowers, writable }, Some(dir)))
 }
 
-fn user(root: &Tree, spec: &str) -> Result<User, Error> {
+pub(crate) fn user(root: &Tree, spec: &str) -> Result<User, Error> {
     let read = |path: &[u8]| match root.read(path, MAX_USER_DATABASE) {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(cofferdam_store::Error::NotFound(_) | cofferdam_store::Error::WrongKind { .. }) => {

@@ -26,6 +26,7 @@ mod source;
 mod state;
 mod trees;
 mod vertex;
+mod wasi;
 
 pub use cofferdam_component::{Limits, Warning};
 pub use cofferdam_exec_linux::{Input, Streams, TerminalEvent, TerminalSize};

@@ -4,6 +4,7 @@
 //! - [`Runtime`] is Wasmtime with its limits and its cache of compiled code.
 //! - [`Frontend`] turns a [`Request`] into a graph; it asks a [`FrontendHost`].
 //! - [`FileOps`] applies the actions of a file op to [`Tree`]s and makes [`Layer`]s.
+//! - [`Program`] is a WASI program of the user's own, the process of a step on `wasi/wasm`.
 //!
 //! Each run gets a fresh instance, so that what a component did is a function of its bytes, the
 //! request, and the host's answers. A component that imports anything but its world and the
@@ -19,6 +20,7 @@ mod file_op;
 mod frontend;
 mod limits;
 mod path;
+mod program;
 mod runtime;
 mod wasi;
 
@@ -34,5 +36,6 @@ pub use frontend::{
 };
 pub use limits::Limits;
 pub use path::{InvalidPath, TreePath, decode_name, encode_name};
+pub use program::{Preopen, Program, ProgramOutput, ProgramRun};
 pub use runtime::{Component, Runtime};
 pub use wasi::LogStream;

@@ -32,7 +32,7 @@ fn guests() -> Result<Vec<PathBuf>> {
 }
 
 /// The component of this name; cargo writes `_` where a crate has `-`.
-fn guest(name: &str) -> Result<PathBuf> {
+pub(crate) fn guest(name: &str) -> Result<PathBuf> {
     let stem = |path: &Path| {
         path.file_stem().map(|stem| stem.to_string_lossy().replace('_', "-")).unwrap_or_default()
     };

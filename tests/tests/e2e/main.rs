@@ -23,6 +23,7 @@ mod storage;
 mod terminal;
 mod transfers;
 mod trees;
+mod wasi;
 mod why;
 mod wrong_input;
 
