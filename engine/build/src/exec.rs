@@ -120,7 +120,7 @@ pub(crate) async fn run(
     let (store, description) = (engine.store.clone(), exec.clone());
     let (mut step, binds) =
         blocking(move || prepare(&store, &description, &shown, lent, surroundings)).await?;
-    step.env.extend(secrets);
+    mounts::add_variables(&mut step.env, secrets);
     let command = exec.meta.args.join(" ");
     let runner = engine.runner().await?;
     let (sender, mut receiver) = mpsc::channel::<(StepStream, Bytes)>(64);

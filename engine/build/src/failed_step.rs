@@ -232,7 +232,7 @@ pub(crate) async fn enter(
         exec::prepare(&store, &exec, &shown, lent, surroundings)
     })
     .await?;
-    step.env.extend(secrets);
+    mounts::add_variables(&mut step.env, secrets);
     let command = step.args.join(" ");
     let watches = exec::watches(&binds, &taken);
     let runner = engine.runner().await?;

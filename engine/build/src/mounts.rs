@@ -168,6 +168,14 @@ fn secret(session: &dyn Session, options: &SecretOpt, dest: &str) -> Result<Lent
     }
 }
 
+/// Adds variables to an environment, in the place of those that have the same names.
+pub(crate) fn add_variables(env: &mut Vec<String>, more: Vec<String>) {
+    let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
+    let names: Vec<String> = more.iter().map(|entry| name(entry)).collect();
+    env.retain(|entry| !names.contains(&name(entry)));
+    env.extend(more);
+}
+
 /// The variables that are secrets, as `NAME=value`.
 pub(crate) fn secret_variables(session: &dyn Session, exec: &ExecOp) -> Result<Vec<String>, Error> {
     let mut variables = Vec::new();

@@ -150,7 +150,9 @@ async fn start(
     directories: &[Directory],
     progress: &Context,
 ) -> Result<StepExit, Error> {
-    let env = exec.meta.env.iter().chain(&secrets).filter_map(|entry| entry.split_once('='));
+    let mut env = exec.meta.env.clone();
+    mounts::add_variables(&mut env, secrets);
+    let env = env.iter().filter_map(|entry| entry.split_once('='));
     let told = progress.clone();
     let memory =
         context.request.step_memory.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));

@@ -167,7 +167,7 @@ fn context(run: ProgramRun) -> Result<WasiCtx, Error> {
     wasi.stdout(Output { output: output.clone(), stream: LogStream::Stdout });
     wasi.stderr(Output { output, stream: LogStream::Stderr });
     if network {
-        wasi.inherit_network().allow_ip_name_lookup(true);
+        wasi.inherit_network().allow_ip_name_lookup(true).allow_tcp(true).allow_udp(true);
     }
     for Preopen { guest, host, readonly } in preopens {
         let permissions = if readonly { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
