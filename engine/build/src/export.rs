@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use cofferdam_export::{
     Annotations, BuiltImage, FileTree, ImageLayout, LayoutFormat, Others, PlatformImage,
-    build_image, check_disjoint, delete_others, load, push, write_directory, write_tar,
+    build_artifact, build_image, check_disjoint, delete_others, load, push, write_directory,
+    write_tar,
 };
 use cofferdam_registry::Reference;
 use cofferdam_store::Store;
@@ -163,7 +164,12 @@ async fn pack(
     options.annotations = annotations(metadata)?;
     options.annotations.extend(&image.options.annotations);
     let (store, images, report) = (context.engine.store.clone(), images.clone(), phase.reporter());
-    let built = blocking(move || Ok(build_image(&store, &images, &options, &report)?)).await?;
+    let artifact = image.artifact.clone();
+    let built = blocking(move || match artifact {
+        None => Ok(build_image(&store, &images, &options, &report)?),
+        Some(artifact) => Ok(build_artifact(&store, &images, artifact.file.as_deref(), &options)?),
+    })
+    .await?;
     let names = names(&image, metadata, built.descriptor.digest)?;
     Ok((built, names))
 }

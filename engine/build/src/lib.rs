@@ -41,7 +41,7 @@ pub use failed_step::{Entry, FailedStep, Moment, OutputStream};
 pub use progress::{BuildEvent, Sink};
 pub use request::{
     Dangling, Destination, Entitlements, Export, Exported, FileOptions, FrontendChoice,
-    ImageExport, LayoutDestination, Push, Request, Response,
+    ImageExport, LayoutDestination, Push, Request, Response, WasmArtifact,
 };
 pub use state::{
     DiskUsage, Filter, Problem, Prune, Pruned, Repair, StateDirectory, Usage, Verified,

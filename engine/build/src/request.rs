@@ -113,6 +113,15 @@ pub struct ImageExport {
     pub dangling: Option<Dangling>,
     /// How it is made.
     pub options: ImageOptions,
+    /// Not an image: a Wasm OCI artifact of one program.
+    pub artifact: Option<WasmArtifact>,
+}
+
+/// Which program a Wasm OCI artifact is made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WasmArtifact {
+    /// Its path; the entrypoint if nothing is said.
+    pub file: Option<String>,
 }
 
 /// Names an image by its digest: `PREFIX@DIGEST`.

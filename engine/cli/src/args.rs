@@ -249,7 +249,7 @@ pub struct Build {
     /// Option for the frontend
     #[arg(long = "opt", value_name = "KEY=VALUE")]
     pub options: Vec<String>,
-    /// Output destination (format: "type=image|registry|oci|docker|local|tar|cacheonly,dest=path",
+    /// Output destination (format: "type=image|registry|oci|docker|local|tar|wasm-artifact|cacheonly,dest=path",
     /// or a directory, or "-" for a tar on standard output; docs/outputs.md has all attributes)
     #[arg(short, long = "output", value_name = "OUTPUT")]
     pub outputs: Vec<String>,

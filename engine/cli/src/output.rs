@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use cofferdam_build::{
     Annotations, Compression, Dangling, Destination, FileOptions, ImageExport, ImageOptions,
-    LayoutDestination, LayoutFormat, Others, Push,
+    LayoutDestination, LayoutFormat, Others, Push, WasmArtifact,
 };
 use cofferdam_registry::Reference;
 
@@ -156,6 +156,29 @@ fn read(mut attributes: Attributes) -> Result<Output, String> {
             attributes.refuse("unsafe-internal-store-allow-incomplete")?;
             Output::Image { image: attributes.image()?, store, push, how }
         }
+        // An image in all but what is in it: goes where images go.
+        "wasm-artifact" => {
+            let file = attributes.take("file").filter(|file| !file.is_empty());
+            let push = attributes.flag("push", false)?;
+            let tar = attributes.flag("tar", true)?;
+            let mut image = attributes.image()?;
+            image.export.artifact = Some(WasmArtifact { file });
+            let format = LayoutFormat::Oci;
+            match (dest, tar) {
+                (None, true) => Output::Image { image, store: true, push, how: Push::ByName },
+                (_, _) if push => return Err("`push` goes without `dest`".into()),
+                (Some(dest), false) if dest != "-" => Output::Layout {
+                    image,
+                    format,
+                    dest: LayoutDestination::Directory(dest.into()),
+                },
+                (_, false) => return Err("`tar=false` needs a `dest`: the directory".into()),
+                (dest, true) => {
+                    let dest = LayoutDestination::Archive(destination(dest));
+                    Output::Layout { image, format, dest }
+                }
+            }
+        }
         "oci" | "docker" => {
             let format = match kind.as_str() {
                 "docker" => LayoutFormat::Docker,
@@ -208,7 +231,7 @@ fn read(mut attributes: Attributes) -> Result<Output, String> {
         _ => {
             return Err(format!(
                 "unknown type `{kind}`, expected `image`, `registry`, `oci`, `docker`, `local`, \
-                 `tar` or `cacheonly`"
+                 `tar`, `wasm-artifact` or `cacheonly`"
             ));
         }
     };

@@ -1,4 +1,5 @@
-//! Exporters: chains of layers become images, OCI layouts, tar archives and directories.
+//! Exporters: chains of layers become images, wasm artifacts, OCI layouts, tar archives and
+//! directories.
 //!
 //! An image is built once, as blobs of the store ([`build_image`]), and then goes wherever it is
 //! wanted: to a registry ([`push`]), into an archive or a directory, or to another engine on this
@@ -9,6 +10,7 @@
 //! How layers came to be is not known here, nor who asked for them.
 
 mod annotations;
+mod artifact;
 mod compress;
 mod config;
 mod directory;
@@ -26,6 +28,7 @@ mod tar;
 use std::sync::Arc;
 
 pub use annotations::{Annotations, Place};
+pub use artifact::build_artifact;
 pub use compress::Compression;
 pub use directory::{Others, delete_others, write_directory};
 pub use entries::write_tar;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use cofferdam_tests::cofferdam::exit;
-use cofferdam_tests::{Build, Context};
+use cofferdam_tests::{Build, Context, Layout};
 
 use crate::World;
 use crate::frontends::guest;
@@ -220,5 +220,60 @@ fn an_interrupt_ends_a_program_that_computes() -> Result<()> {
     let ended = running.finish()?;
     assert_eq!(ended.code, Some(exit::INTERRUPTED), "{}", ended.report());
     assert!(interrupted.elapsed() < Duration::from_secs(10), "{:?}", interrupted.elapsed());
+    Ok(())
+}
+
+#[test]
+fn a_program_leaves_as_a_wasm_artifact() -> Result<()> {
+    let world = World::new()?;
+    let context = context("ENTRYPOINT [\"/bin/probe-rust.wasm\"]\n")?;
+    let artifact = |attributes: &str| -> Result<(serde_json::Value, serde_json::Value, Vec<u8>)> {
+        let path = tempfile::tempdir_in(world.out.path())?.keep();
+        let output = format!("type=wasm-artifact,tar=false,dest={}{attributes}", path.display());
+        let _ = build(&world, &context).option("--output", output).run()?.succeeded();
+        let layout = Layout::open(&path)?;
+        let found = layout.descriptors()?;
+        let manifest: serde_json::Value = serde_json::from_slice(&layout.blob(&found[0])?)?;
+        let config = serde_json::from_slice(&layout.blob(&manifest["config"])?)?;
+        assert_eq!(manifest["layers"].as_array().map(Vec::len), Some(1));
+        let layer = layout.blob(&manifest["layers"][0])?;
+        Ok((manifest, config, layer))
+    };
+    let (manifest, config, layer) = artifact(",annotation.org.example.key=value")?;
+    assert_eq!(manifest["mediaType"], "application/vnd.oci.image.manifest.v1+json");
+    assert_eq!(manifest["config"]["mediaType"], "application/vnd.wasm.config.v0+json");
+    assert_eq!(manifest["layers"][0]["mediaType"], "application/wasm");
+    let title = &manifest["layers"][0]["annotations"]["org.opencontainers.image.title"];
+    assert_eq!(title, "probe-rust.wasm");
+    assert_eq!(manifest["annotations"]["org.example.key"], "value");
+    assert_eq!(layer, fs::read(guest("probe-rust")?)?);
+    assert_eq!((&config["architecture"], &config["os"]), (&"wasm".into(), &"wasip2".into()));
+    assert_eq!(config["layerDigests"][0], manifest["layers"][0]["digest"]);
+    let names = |key: &str| config["component"][key].to_string();
+    assert!(names("exports").contains("wasi:cli/run@0.2."), "{config}");
+    assert!(names("imports").contains("wasi:filesystem/types@0.2."), "{config}");
+
+    let (manifest, config, layer) = artifact(",file=/bin/probe-c.wasm")?;
+    assert_eq!(layer, fs::read(guest("probe-c")?)?);
+    assert_eq!((&config["os"], &config["component"]), (&"wasip1".into(), &serde_json::Value::Null));
+    let reference = world.registry.reference("program:1");
+    let output = format!("type=wasm-artifact,name={reference},push=true,file=/bin/probe-c.wasm");
+    let pushed = build(&world, &context).option("--output", output).run()?.succeeded();
+    assert_eq!(pushed.digest().as_deref(), Some(world.registry.digest("program:1")?.as_str()));
+    assert_eq!(manifest["layers"][0]["digest"], config["layerDigests"][0]);
+
+    for (attributes, says) in [
+        ("file=/data/kept", "`/data/kept`: is no WebAssembly"),
+        ("file=/missing.wasm", "missing.wasm"),
+        ("file=/data", "`/data` is not a file"),
+    ] {
+        let output = format!("type=wasm-artifact,dest=/dev/null,{attributes}");
+        let failed = build(&world, &context).option("--output", output).run()?;
+        assert_eq!(failed.code, Some(exit::USER), "{}", failed.report());
+        failed.says(&[says]);
+    }
+    let several = self::context("")?;
+    let failed = build(&world, &several).option("--output", "type=wasm-artifact,dest=/dev/null");
+    failed.run()?.ended(exit::USER).says(&["/bin/probe-c.wasm, /bin/probe-rust.wasm", "file=PATH"]);
     Ok(())
 }
