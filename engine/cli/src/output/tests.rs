@@ -172,7 +172,7 @@ fn wrong_outputs() {
     check(
         "type=nosuch",
         expect![
-            "error: invalid --output `type=nosuch`: unknown type `nosuch`, expected `image`, `registry`, `oci`, `docker`, `local`, `tar` or `cacheonly`"
+            "error: invalid --output `type=nosuch`: unknown type `nosuch`, expected `image`, `registry`, `oci`, `docker`, `local`, `tar`, `wasm-artifact` or `cacheonly`"
         ],
     );
     check("a,b", expect!["error: invalid --output `a,b`: `a` is not KEY=VALUE"]);

@@ -371,7 +371,7 @@ mod tests {
         text += &json.result(&Response { exported, ..Response::default() });
         expect![[r#"
             {"type":"warning","message":"careful","detail":["more"],"url":"https://example.org","locations":[{"file":"Dockerfile","start":2,"end":3,"start_column":null,"end_column":null},{"file":"Dockerfile","start":4,"end":4,"start_column":5,"end_column":9}]}
-            {"type":"result","digest":"DIGEST","config":"DIGEST","names":["docker.io/library/x:latest"],"exports":[{"digest":null,"config":null,"names":[]},{"digest":"DIGEST","config":"DIGEST","names":["docker.io/library/x:latest"]}]}
+            {"type":"result","digest":"DIGEST","config":"DIGEST","names":["docker.io/library/x:latest"],"exports":[{"digest":null,"config":null,"names":[],"size":0},{"digest":"DIGEST","config":"DIGEST","names":["docker.io/library/x:latest"],"size":0}]}
         "#]]
         .assert_eq(&text.replace(&Digest::of("a").to_string(), "DIGEST"));
     }
