@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
@@ -67,9 +68,32 @@ impl Cofferdam {
     pub fn copy(&self) -> Result<Self> {
         let copy = Self::new()?;
         if self.root().exists() {
+            self.settle()?;
             run(command("cp", ["-a"]).arg(self.root()).arg(copy.root()))?;
         }
         Ok(copy)
+    }
+
+    /// Waits until nothing works on the state directory any more: a build leaves a process behind
+    /// that puts what it made on the disk.
+    ///
+    /// # Errors
+    /// It goes on for a minute.
+    pub fn settle(&self) -> Result<()> {
+        let root = self.root();
+        let root = root.to_string_lossy();
+        for _ in 0..600 {
+            let mut processes = std::fs::read_dir("/proc")?.flatten();
+            let works = processes.any(|process| {
+                let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+                String::from_utf8_lossy(&line).contains(&*root)
+            });
+            if !works {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        bail!("a process works on `{root}` for a minute")
     }
 
     /// The state directory (`--root`).

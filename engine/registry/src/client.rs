@@ -174,7 +174,7 @@ impl Client {
             moved: false,
             door: Door::Unknown,
             challenged: false,
-            renewed: false,
+            renewed: 0,
             passed_over: Vec::new(),
             of_registry: None,
         }
@@ -214,6 +214,9 @@ struct Place {
     mirror: Option<Mirror>,
 }
 
+/// How many tokens in a row may be forgotten before they were of use.
+const MAX_RENEWALS: u32 = 3;
+
 /// How the last request was met at the door.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Door {
@@ -245,8 +248,9 @@ pub(crate) struct Operation {
     door: Door,
     /// Whether we have shown who we are because we were asked to.
     challenged: bool,
-    /// Whether a token was renewed; concurrent operations must not keep each other going.
-    renewed: bool,
+    /// How often a token was renewed since the last success. Servers forget tokens at any time, but
+    /// concurrent operations must not keep each other going.
+    renewed: u32,
     passed_over: Vec<String>,
     /// The registry's own problem, while mirrors are asked in its place.
     of_registry: Option<Problem>,
@@ -337,6 +341,8 @@ impl Operation {
     ) -> Result<Response, Problem> {
         let status = response.status();
         if status.is_success() {
+            // The next request may find that this token has run out in its turn.
+            self.renewed = 0;
             return Ok(response);
         }
         let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
@@ -366,7 +372,7 @@ impl Operation {
     pub(crate) fn may_show_more(&self) -> bool {
         match self.door {
             Door::Anonymous => !self.challenged,
-            Door::Expired => !self.renewed,
+            Door::Expired => self.renewed < MAX_RENEWALS,
             Door::Unknown | Door::Closed => false,
         }
     }
@@ -380,7 +386,7 @@ impl Operation {
     pub(crate) async fn again(&mut self, problem: Problem) -> Result<(), Problem> {
         if self.may_show_more() {
             self.challenged |= self.door == Door::Anonymous;
-            self.renewed |= self.door == Door::Expired;
+            self.renewed += u32::from(self.door == Door::Expired);
             return Ok(());
         }
         self.failed += u32::from(self.place.mirror.is_none());
@@ -406,7 +412,7 @@ impl Operation {
         self.place = next.expect("looked at above");
         self.attempts = Attempts::new(self.inner.config.retry);
         self.moved = false;
-        (self.challenged, self.renewed) = (false, false);
+        (self.challenged, self.renewed) = (false, 0);
         Ok(())
     }
 
@@ -426,7 +432,7 @@ impl Operation {
     /// Grants the full number of attempts again, after progress.
     pub(crate) fn start_over(&mut self) {
         self.attempts = Attempts::new(self.inner.config.retry);
-        self.renewed = false;
+        self.renewed = 0;
         self.moved = true;
     }
 

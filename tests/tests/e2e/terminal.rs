@@ -9,8 +9,10 @@ use cofferdam_tests::{Context, terminal::Terminal};
 
 use crate::World;
 
-/// Two steps that print long lines side by side, and one that waits for both.
-const PARALLEL: &str = r#"ARG REGISTRY
+/// Two steps that print long lines side by side, and one that waits for both. Without checks,
+/// whose warnings would scroll the screen.
+const PARALLEL: &str = r#"# check=skip=all
+ARG REGISTRY
 FROM ${REGISTRY}/busybox AS base
 FROM base AS one
 RUN for i in $(seq 1 60); do echo "one says $i, and goes on about it, this and that and more of it, for longer than any of the terminals of this test is wide"; sleep 0.2; done
