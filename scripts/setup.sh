@@ -60,6 +60,9 @@ for part in "$@"; do
         need xz xz-utils
         need zstd zstd
         need git git
+        need ssh-agent openssh-client
+        need ssh-keygen openssh-client
+        need openssl openssl
         need tmux tmux
         need mkfs.ext4 e2fsprogs
         need losetup mount
