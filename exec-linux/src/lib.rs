@@ -24,6 +24,10 @@
 //! helper, a pipe or a pseudo-terminal of the step's own `/dev/pts`, whose other end is sent to
 //! the engine over the socket ([`Input`]).
 //!
+//! Pid 1 runs in a user namespace that all steps of a runner share ([`UserNamespace`]); all else
+//! around it (mounts, host name, the pid namespace) belongs to the engine's, so that a step's root
+//! has no say in it.
+//!
 //! There is no init process: as under BuildKit the step itself is pid 1, so it ignores signals it
 //! has no handler for, and when it ends the kernel kills and reaps all that it left behind.
 //!
@@ -40,6 +44,7 @@ mod seccomp;
 mod step;
 mod streams;
 mod user;
+mod user_namespace;
 mod wire;
 
 pub use authorize::{Denied, authorize};
@@ -52,3 +57,4 @@ pub use step::{
 };
 pub use streams::{Input, Stream, Streams, TerminalEvent, TerminalSize};
 pub use user::{UserError, lookup_user};
+pub use user_namespace::{HOST_ROOT, UserNamespace, host_id};

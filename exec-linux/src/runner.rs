@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
+use tokio::net::unix::WriteHalf;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -23,9 +24,10 @@ use crate::error::Error;
 use crate::sandbox::{HELPER_ARGV0, STAGE, STUB_LAYERS};
 use crate::seal::SealedProgram;
 use crate::seccomp::native_filter;
-use crate::step::Step;
+use crate::step::{Security, Step};
 use crate::streams::{Connection, Stream, Streams, pump};
-use crate::wire::{self, Message, Order, Report};
+use crate::user_namespace::UserNamespace;
+use crate::wire::{self, Lent, Message, Order, Report};
 
 /// How steps are run on this host.
 #[derive(Debug, Clone)]
@@ -61,6 +63,8 @@ struct Shared {
     program: SealedProgram,
     filter: Vec<u8>,
     hierarchies: Hierarchies,
+    /// The steps' user namespace, or why they have none of their own.
+    user_namespace: Result<UserNamespace, String>,
     state_dir: PathBuf,
     /// Distinguishes this runner's steps from those of other engines on the host.
     prefix: String,
@@ -92,6 +96,16 @@ impl Shared {
             return Ok(helper);
         }
         self.start_helper()
+    }
+
+    /// What a step gets of the engine's, with its descriptors.
+    fn lend(&self, step: &Step) -> impl Iterator<Item = (Lent, BorrowedFd<'_>)> {
+        let user_namespace = match step.security {
+            Security::Sandbox => self.user_namespace.as_ref().ok(),
+            // What it may do, it may do to the host.
+            Security::Insecure => None,
+        };
+        user_namespace.map(|own| (Lent::UserNamespace, own.descriptor())).into_iter()
     }
 
     /// Starts a helper for the next step, which thus need not wait for that.
@@ -143,6 +157,7 @@ impl Runner {
             "preparing the state directory `{}`",
             state_dir.display()
         )))?;
+        let user_namespace = UserNamespace::new(&sealed, &state_dir);
         let filter = native_filter().ok_or_else(|| {
             Error::Setup("there is no seccomp profile for this machine's architecture".to_owned())
         })?;
@@ -154,6 +169,7 @@ impl Runner {
                 program: sealed,
                 filter,
                 hierarchies: Hierarchies::discover(&config.cgroup_parent),
+                user_namespace,
                 state_dir,
                 prefix: format!("{}-{started:x}", std::process::id()),
                 next: AtomicU64::new(0),
@@ -161,6 +177,14 @@ impl Runner {
                 ready: Mutex::default(),
             }),
         })
+    }
+
+    /// Returns the user namespace that steps run in, but those that may do everything.
+    ///
+    /// # Errors
+    /// Without one, steps run in the engine's; the message says why.
+    pub fn user_namespace(&self) -> Result<&UserNamespace, &str> {
+        self.shared.user_namespace.as_ref().map_err(String::as_str)
     }
 
     /// Runs a step to its end, with its standard streams connected meanwhile.
@@ -229,6 +253,7 @@ async fn supervise(
 ) -> Result<Exit, Error> {
     let starting = Error::helper("starting the sandbox helper");
     let number = shared.next.fetch_add(1, Ordering::Relaxed);
+    let (lent, descriptors): (Vec<Lent>, Vec<BorrowedFd<'_>>) = shared.lend(&step.0).unzip();
     let order = wire::encode(&Order {
         id: format!("{}-{number}", shared.prefix),
         step: step.0,
@@ -236,6 +261,7 @@ async fn supervise(
         hierarchies: shared.hierarchies.clone(),
         filter: shared.filter.clone(),
         input: streams.input.kind(),
+        lent,
     });
     let Streams { input, output } = streams;
     let Helper { process: mut helper, mut socket } = shared.helper().map_err(starting)?;
@@ -246,7 +272,7 @@ async fn supervise(
     let speak = async {
         // If the helper is gone, its missing report says so better than a broken pipe.
         let sent = tokio::select! {
-            sent = writer.write_all(&order) => sent.is_ok(),
+            sent = send(&mut writer, &order, &descriptors) => sent.is_ok(),
             () = cancel.cancelled() => false,
         };
         if sent {
@@ -311,16 +337,30 @@ async fn supervise(
     }
 }
 
+/// Writes an order, with its descriptors.
+async fn send(
+    writer: &mut WriteHalf<'_>,
+    order: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let socket: &UnixStream = writer.as_ref();
+    let write = || wire::write_with(socket, order, descriptors);
+    let sent = socket.async_io(Interest::WRITABLE, write).await?;
+    writer.write_all(&order[sent..]).await
+}
+
 /// Reads the helper's report, and hands over the descriptor that comes before it. After the report
 /// nothing of the step is left.
 async fn receive(from: &UnixStream, connect: oneshot::Sender<OwnedFd>) -> io::Result<Report> {
     let (mut bytes, mut connect, mut failed) = (Vec::new(), Some(connect), None);
     loop {
-        let mut received =
+        let received =
             from.async_io(Interest::READABLE, || wire::read_with(from, &mut bytes)).await?;
-        if let (Some(descriptor), Some(connect)) = (received.descriptor.take(), connect.take()) {
-            // Whoever asked for it may have given up.
-            _ = connect.send(descriptor);
+        for descriptor in received.descriptors {
+            if let Some(connect) = connect.take() {
+                // Whoever asked for it may have given up.
+                _ = connect.send(descriptor);
+            }
         }
         while let Some(message) = wire::take(&mut bytes).transpose()? {
             match message {

@@ -1,7 +1,7 @@
 //! What a step is: plain data that the engine fills in and the helper reads. Nothing here is
 //! checked; that is [`crate::authorize`]'s task. What the paths hold is the caller's affair.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +62,14 @@ pub struct Overlay {
     /// same file system, that is thrown away afterwards (the mount is `volatile`, which marks it).
     /// Without it the overlay is read-only.
     pub writable: Option<(PathBuf, PathBuf)>,
+}
+
+impl Overlay {
+    /// All directories that it is made of.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        let writable = self.writable.iter().flat_map(|(upper, work)| [upper, work]);
+        self.lowers.iter().chain(writable).map(PathBuf::as_path)
+    }
 }
 
 /// What is mounted by [`Mount::Bind`].

@@ -1,10 +1,10 @@
 //! What the engine and the helper say to each other over their socket: frames of a length and a
-//! postcard value. The engine sends one [`Order`] and then nothing; its end of the socket going
-//! away means "kill the step". The helper side sends [`Message`]s.
+//! postcard value, with descriptors beside them. The engine sends one [`Order`] and then nothing;
+//! its end of the socket going away means "kill the step". The helper side sends [`Message`]s.
 
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::net::{
@@ -32,7 +32,21 @@ pub struct Order {
     pub filter: Vec<u8>,
     /// What the step reads.
     pub input: InputKind,
+    /// The descriptors that come with the order, in this order; each kind at most once.
+    pub lent: Vec<Lent>,
 }
+
+/// A descriptor of the engine's that a step gets the use of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lent {
+    /// The user namespace that the step runs in; without it the step runs in the engine's.
+    UserNamespace,
+    /// The network namespace that the step runs in.
+    NetworkNamespace,
+}
+
+/// The most descriptors that come with one frame.
+const DESCRIPTORS_MAX: usize = 8;
 
 /// What the helper's side says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -111,13 +125,19 @@ pub fn send<T: Serialize>(mut to: impl Write, value: &T) -> io::Result<()> {
     to.write_all(&encode(value))
 }
 
-/// Reads a frame.
-pub fn receive<T: DeserializeOwned>(mut from: impl Read) -> io::Result<T> {
-    let mut length = [0; 4];
-    from.read_exact(&mut length)?;
-    let mut body = vec![0; u32::from_le_bytes(length) as usize];
-    from.read_exact(&mut body)?;
-    postcard::from_bytes(&body).map_err(io::Error::other)
+/// Reads the first frame, with the descriptors that come with it.
+pub fn receive<T: DeserializeOwned>(from: impl AsFd) -> io::Result<(T, Vec<OwnedFd>)> {
+    let (mut bytes, mut descriptors) = (Vec::new(), Vec::new());
+    loop {
+        let received = read_with(&from, &mut bytes)?;
+        descriptors.extend(received.descriptors);
+        if let Some(value) = take(&mut bytes) {
+            return Ok((value?, descriptors));
+        }
+        if received.length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
 }
 
 /// Writes a frame, and a descriptor with it.
@@ -127,35 +147,48 @@ pub fn send_with<T: Serialize>(
     descriptor: impl AsFd,
 ) -> io::Result<()> {
     let frame = encode(value);
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let descriptors = [descriptor.as_fd()];
-    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)), "there is space for it");
-    let sent = sendmsg(&to, &[IoSlice::new(&frame)], &mut ancillary, SendFlags::empty())?;
+    let sent = write_with(&to, &frame, &[descriptor.as_fd()])?;
     to.write_all(&frame[sent..])
+}
+
+/// Writes the beginning of a frame with its descriptors, and tells how much of it.
+pub fn write_with(
+    to: impl AsFd,
+    frame: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() {
+        let pushed = ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+        assert!(pushed, "there is space for it");
+    }
+    Ok(sendmsg(to, &[IoSlice::new(frame)], &mut ancillary, SendFlags::NOSIGNAL)?)
 }
 
 /// What one read of a socket gave.
 pub struct Received {
     /// How many bytes; 0 is the end.
     pub length: usize,
-    /// The descriptor that came with them.
-    pub descriptor: Option<OwnedFd>,
+    /// The descriptors that came with them.
+    pub descriptors: Vec<OwnedFd>,
 }
 
-/// Reads what there is, up to a descriptor's frame, and appends it to `bytes`.
+/// Reads what there is, up to a frame with descriptors, and appends it to `bytes`.
 pub fn read_with(from: impl AsFd, bytes: &mut Vec<u8>) -> io::Result<Received> {
     let mut chunk = [0; 4096];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut into = [IoSliceMut::new(&mut chunk)];
     let length = recvmsg(from, &mut into, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?.bytes;
-    let descriptor = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
-    });
+    let mut received = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            received.extend(descriptors);
+        }
+    }
     bytes.extend_from_slice(&chunk[..length]);
-    Ok(Received { length, descriptor })
+    Ok(Received { length, descriptors: received })
 }
 
 /// Takes the first frame off what was read so far, if it is complete.

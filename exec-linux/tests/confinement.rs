@@ -142,20 +142,26 @@ async fn proc_and_sys_are_masked() {
         "probe open /proc/interrupts r; cat /proc/interrupts | wc -c; ls /sys/firmware | wc -l
         for f in /proc/sys/kernel/hostname /sys/kernel/mm/ksm/run; do
         probe open $f w; done; cat /proc/1/comm; set -- /proc/[0-9]*; test $# -lt 5 && echo few
-        cat /proc/self/cgroup | grep -v :/$; probe open /proc/keys r; cat /proc/keys";
+        cat /proc/self/cgroup | grep -v :/$; probe open /proc/keys r; cat /proc/keys
+        grep -E ' /(proc/(bus|fs|irq|sys|sysrq-trigger)|sys) ' /proc/mounts | cut -d, -f1 | cut -d' ' -f2,4";
     check(
         script,
         |_| (),
         expect![[r#"
-        0
-        0
-        0
-        30
-        30
-        sh
-        few
-        0
-    "#]],
+            0
+            0
+            0
+            13
+            13
+            sh
+            few
+            0
+            /sys ro
+            /proc/bus ro
+            /proc/fs ro
+            /proc/irq ro
+            /proc/sys ro
+        "#]],
     )
     .await;
 }

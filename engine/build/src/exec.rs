@@ -346,7 +346,9 @@ pub(crate) fn prepare(
             SecurityMode::Sandbox => Security::Sandbox,
             SecurityMode::Insecure => Security::Insecure,
         },
-        no_new_privileges: true,
+        // Images call `sudo` in a RUN. What such programs give is authority in the step, which
+        // `USER root` would give as well.
+        no_new_privileges: false,
         hosts: Some(hosts),
         resolv_conf: surroundings.resolv_conf,
         limits: Limits { memory: surroundings.memory, ..Limits::default() },

@@ -31,7 +31,14 @@ const DEFAULT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::AUDIT_WRITE);
 
 /// Applies the step's confinement to this process.
-pub fn restrict(step: &Step, filter: Option<&[u8]>, devices_guarded: bool) -> Result<()> {
+///
+/// `before_filter` is called as soon as seccomp filters can be installed.
+pub fn restrict(
+    step: &Step,
+    filter: Option<&[u8]>,
+    devices_guarded: bool,
+    before_filter: impl FnOnce(),
+) -> Result<()> {
     let insecure = step.security == Security::Insecure;
     let own = rustix::thread::capabilities(None)
         .doing(|| "reading own capabilities".to_owned())?
@@ -55,8 +62,9 @@ pub fn restrict(step: &Step, filter: Option<&[u8]>, devices_guarded: bool) -> Re
     if !insecure && step.no_new_privileges {
         set_no_new_privs(true).doing(|| "setting no_new_privs".to_owned())?;
     }
+    before_filter();
     if let Some(filter) = filter {
-        install(filter).doing(|| "installing the seccomp filter".to_owned())?;
+        install(filter, 0).doing(|| "installing the seccomp filter".to_owned())?;
     }
     set_ids(step, insecure)?;
     let (kept, inherited) = match (insecure, step.user.uid) {
@@ -86,8 +94,9 @@ fn set_ids(step: &Step, keep_capabilities: bool) -> Result<()> {
     set_thread_res_uid(uid, uid, uid).doing(doing)
 }
 
-/// Installs a filter, given as the bytes of its `sock_filter`s.
-fn install(filter: &[u8]) -> io::Result<()> {
+/// Installs a filter, given as the bytes of its `sock_filter`s. Returns what the kernel gives for
+/// the flags.
+pub fn install(filter: &[u8], flags: libc::c_ulong) -> io::Result<i32> {
     // A copy, since bytes need not be aligned as the kernel's structure is.
     let instructions: Vec<libc::sock_filter> = filter
         .chunks_exact(size_of::<libc::sock_filter>())
@@ -105,7 +114,7 @@ fn install(filter: &[u8]) -> io::Result<()> {
     // SAFETY: `program` points to `len` instructions that live until the call returns, and which
     // the kernel only reads.
     let result = unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
     };
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }

@@ -4,12 +4,15 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{FileType, Mode, makedev, mkdirat, mknodat, symlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, Uid, chownat, makedev, mkdirat, mknodat, symlinkat,
+};
 
 use super::mount_attributes::{NO_DEV, NO_EXEC, NO_SUID};
 use super::mounts::{attach, new_file_system};
 use super::{Doing, Result, paths};
 use crate::step::Security;
+use crate::user_namespace::Ids;
 
 /// Name, major and minor number of the character devices that every step gets.
 const DEVICES: [(&str, u32, u32); 6] = [
@@ -32,6 +35,9 @@ const INSECURE_DEVICES: [(&str, u32, u32); 6] = [
 ];
 const INSECURE_LOOP_DEVICES: u32 = 8;
 const LOOP_MAJOR: u32 = 7;
+
+/// The group of terminals (`tty`) in every distribution.
+const TERMINALS: u32 = 5;
 
 const LINKS: [(&str, &str); 6] = [
     ("fd", "/proc/self/fd"),
@@ -71,9 +77,10 @@ pub fn make(security: Security) -> io::Result<OwnedFd> {
 }
 
 /// Mounts what lies in /dev. The ipc namespace must be the step's.
-pub fn mount_children(dev: &OwnedFd) -> Result<()> {
+pub fn mount_children(dev: &OwnedFd, ids: Ids) -> Result<()> {
     let plain = NO_SUID | NO_EXEC;
-    let pts = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    let terminals = ids.host(TERMINALS).doing(|| "mounting /dev/pts".to_owned())?.to_string();
+    let pts = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", &terminals)];
     let shm = [("mode", "1777"), ("size", "65536k")];
     for (name, kind, options, attributes) in [
         ("pts", "devpts", &pts[..], plain),
@@ -81,8 +88,18 @@ pub fn mount_children(dev: &OwnedFd) -> Result<()> {
         ("mqueue", "mqueue", &[][..], plain | NO_DEV),
     ] {
         new_file_system(kind, options, attributes)
-            .and_then(|mount| attach(mount, paths::resolve(dev, name)?))
+            .and_then(|mount| {
+                give_to_root(&mount, ids)?;
+                attach(mount, paths::resolve(dev, name)?)
+            })
             .doing(|| format!("mounting /dev/{name}"))?;
     }
     Ok(())
+}
+
+/// Gives the root directory of a file system to the step's root; some of the kernel's belong to the
+/// host's, whoever mounts them.
+fn give_to_root(mount: &OwnedFd, ids: Ids) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(ids.host(0)?), Gid::from_raw(ids.host(0)?));
+    Ok(chownat(mount, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?)
 }

@@ -3,28 +3,33 @@
 //! mounts it shares with other steps; all it touches it reaches by descriptors.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat};
 use rustix::process::{Signal, fchdir, set_parent_process_death_signal, umask};
-use rustix::thread::UnshareFlags;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use super::mount_attributes::{self as attributes, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
 use super::mounts::{Mounted, attach, clone_attached, new_file_system};
 use super::paths::{self, Kind, OnCreate};
 use super::program::{self, Program};
 use super::stdio::Stdio;
-use super::{Doing, Result, credentials, failure};
+use super::{Doing, Result, credentials, device_nodes, failure};
 use crate::cgroup::Leaf;
 use crate::step::{Security, Step, User};
-use crate::wire::{Message, Order, Report, send};
+use crate::user_namespace::Ids;
+use crate::wire::{Message, Order, Report, send, write_with};
 
 /// What pid 1 gets from the monitor.
 pub struct Context<'a> {
     /// The order.
     pub order: &'a Order,
+    /// The user namespace that it enters.
+    pub user_namespace: Option<BorrowedFd<'a>>,
+    /// Whose ids the step's are on the host.
+    pub ids: Ids,
     /// The mount tree.
     pub mounted: &'a Mounted,
     /// The step's cgroups.
@@ -39,6 +44,8 @@ pub struct Context<'a> {
     pub monitor: OwnedFd,
     /// The step's standard streams.
     pub stdio: Stdio,
+    /// Where the monitor waits for a listener that gets the calls which make device nodes.
+    pub node_calls: Option<UnixStream>,
 }
 
 /// What of /proc and /sys a step cannot read, as in Docker (moby/daemon/pkg/oci/defaults.go).
@@ -85,15 +92,27 @@ fn prepare_and_exec(context: &Context<'_>) -> Result<std::convert::Infallible> {
         .doing(|| "opening /dev/null".to_owned())?;
     context
         .stdio
-        .connect(&null, &step.user)
+        .connect(&null, &step.user, context.ids)
         .doing(|| "connecting the standard streams".to_owned())?;
     new_keyring();
     reset_signals();
-    enter_cwd(root, step)?;
+    enter_cwd(root, step, context.ids)?;
     let program = Program::new(step, || program::read_passwd(root));
+    if let Some(user_namespace) = context.user_namespace {
+        // With all capabilities there, and none over anything that was made until now.
+        move_into_link_name_space(user_namespace, Some(LinkNameSpaceType::User))
+            .doing(|| "entering the user namespace".to_owned())?;
+    }
 
     let filter = if insecure { None } else { Some(context.order.filter.as_slice()) };
-    credentials::restrict(step, filter, context.devices_guarded)?;
+    credentials::restrict(step, filter, context.devices_guarded, || {
+        // Without it no device node can be made, which few images need.
+        if let Some(monitor) = &context.node_calls
+            && let Ok(listener) = device_nodes::listen()
+        {
+            _ = write_with(monitor, &[0], &[listener.as_fd()]);
+        }
+    })?;
     // The kernel forgets this when credentials change.
     die_with_monitor(&context.monitor)?;
     umask(Mode::from_raw_mode(0o022));
@@ -202,9 +221,19 @@ fn reset_signals() {
 }
 
 /// Creates directories that belong to the user and stay.
-struct Owned<'a>(&'a User);
+struct Owned {
+    uid: Uid,
+    gid: Gid,
+}
 
-impl OnCreate for Owned<'_> {
+impl Owned {
+    fn new(user: &User, ids: Ids) -> io::Result<Self> {
+        let (uid, gid) = (ids.host(user.uid)?, ids.host(user.gid)?);
+        Ok(Self { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid) })
+    }
+}
+
+impl OnCreate for Owned {
     fn created(
         &mut self,
         directory: &OwnedFd,
@@ -213,15 +242,15 @@ impl OnCreate for Owned<'_> {
         create: &mut dyn FnMut() -> io::Result<()>,
     ) -> io::Result<()> {
         create()?;
-        let (uid, gid) = (Uid::from_raw(self.0.uid), Gid::from_raw(self.0.gid));
-        Ok(chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+        let (uid, gid) = (Some(self.uid), Some(self.gid));
+        Ok(chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 }
 
-fn enter_cwd(root: impl AsFd, step: &Step) -> Result<()> {
+fn enter_cwd(root: impl AsFd, step: &Step, ids: Ids) -> Result<()> {
     let doing = || format!("changing to the working directory `{}`", step.cwd);
-    let directory =
-        paths::ensure(root, &step.cwd, Kind::Directory, &mut Owned(&step.user)).doing(doing)?;
+    let mut owned = Owned::new(&step.user, ids).doing(doing)?;
+    let directory = paths::ensure(root, &step.cwd, Kind::Directory, &mut owned).doing(doing)?;
     fchdir(directory).doing(doing)?;
     // The kernel prefixes the name of a directory outside the root.
     let name = rustix::process::getcwd(Vec::new()).doing(doing)?;

@@ -8,9 +8,12 @@
 mod credentials;
 mod dev;
 mod device_filter;
+mod device_nodes;
+mod host_files;
 mod init;
 pub mod mount_attributes;
 mod mounts;
+mod network;
 mod paths;
 mod program;
 mod stdio;
@@ -29,8 +32,12 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 
 use crate::cgroup::Leaf;
 use crate::step::{Network, Security};
-use crate::wire::{Failure, FailureKind, Message, Order, Report, receive, send, send_with};
+use crate::user_namespace::{self, Ids};
+use crate::wire::{
+    Failure, FailureKind, Lent, Message, Order, Report, read_with, receive, send, send_with,
+};
 
+use device_nodes::Listener;
 use mounts::Mounted;
 pub use mounts::{STAGE, STUB_LAYERS};
 use stdio::{Stdio, onto};
@@ -41,8 +48,12 @@ pub const HELPER_ARGV0: &str = "cofferdam-sandbox";
 /// Becomes the sandbox helper, and never returns, if this process was started as one; otherwise
 /// does nothing. Must be called first thing in `main`, before there is a second thread.
 pub fn sandbox_entry() {
-    if std::env::args_os().next().is_some_and(|name| name == HELPER_ARGV0) {
+    let Some(name) = std::env::args_os().next() else { return };
+    if name == HELPER_ARGV0 {
         helper()
+    }
+    if name == user_namespace::ARGV0 {
+        user_namespace::hold()
     }
 }
 
@@ -78,7 +89,10 @@ fn helper() -> ! {
     // What needs no order is done before there is one: a step finds its helper waiting.
     let device_filter = device_filter::load().ok();
     let report = match receive::<Order>(&socket) {
-        Ok(order) => monitor(order, &socket, device_filter).unwrap_or_else(Report::Failed),
+        Ok((order, descriptors)) => {
+            let lent = Namespaces::new(&order.lent, descriptors);
+            monitor(&order, &lent, &socket, device_filter).unwrap_or_else(Report::Failed)
+        }
         Err(error) => Report::Failed(failure("reading the order".to_owned(), error)),
     };
     // An engine that is gone does not read it.
@@ -89,21 +103,68 @@ fn helper() -> ! {
 /// Takes the socket from descriptor 0, which becomes /dev/null.
 fn take_socket() -> io::Result<UnixStream> {
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
-    onto(&dev_null()?, 0)?;
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    onto(&openat(CWD, "/dev/null", flags, Mode::empty())?, 0)?;
     Ok(socket.into())
 }
 
-fn dev_null() -> io::Result<OwnedFd> {
-    Ok(openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+/// The namespaces that the engine lends.
+#[derive(Debug, Default)]
+struct Namespaces {
+    user: Option<OwnedFd>,
+    network: Option<OwnedFd>,
 }
 
-fn monitor(order: Order, socket: &UnixStream, device_filter: Option<OwnedFd>) -> Result<Report> {
+impl Namespaces {
+    fn new(lent: &[Lent], descriptors: Vec<OwnedFd>) -> Self {
+        let mut namespaces = Self::default();
+        for (lent, descriptor) in lent.iter().zip(descriptors) {
+            match lent {
+                Lent::UserNamespace => namespaces.user = Some(descriptor),
+                Lent::NetworkNamespace => namespaces.network = Some(descriptor),
+            }
+        }
+        namespaces
+    }
+
+    /// Whose ids the step's are on the host.
+    fn ids(&self) -> Ids {
+        if self.user.is_some() { Ids::Mapped } else { Ids::Host }
+    }
+}
+
+/// What of the host is needed when nothing of it can be seen any more.
+struct Host {
+    null: OwnedFd,
+    proc: OwnedFd,
+    /// Its mount namespace.
+    mounts: OwnedFd,
+}
+
+impl Host {
+    fn open() -> Result<Self> {
+        let open = |path: &str, flags| {
+            openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty())
+                .doing(|| format!("opening the host's `{path}`"))
+        };
+        Ok(Self {
+            null: open("/dev/null", OFlags::RDWR)?,
+            proc: open("/proc", OFlags::PATH | OFlags::DIRECTORY)?,
+            mounts: open("/proc/self/ns/mnt", OFlags::RDONLY)?,
+        })
+    }
+}
+
+fn monitor(
+    order: &Order,
+    namespaces: &Namespaces,
+    socket: &UnixStream,
+    device_filter: Option<OwnedFd>,
+) -> Result<Report> {
     let step = &order.step;
     umask(Mode::empty());
     std::env::set_current_dir("/").doing(|| "changing to the host's root".to_owned())?;
-    let null = dev_null().doing(|| "opening the host's /dev/null".to_owned())?;
-    let host = openat(CWD, "/proc/self/ns/mnt", OFlags::CLOEXEC, Mode::empty())
-        .doing(|| "opening the host's mount namespace".to_owned())?;
+    let host = Host::open()?;
 
     let mut cgroup = Leaf::new(&order.hierarchies, &order.id, step.limits)
         .map_err(|(doing, error)| failure(doing, error))?;
@@ -115,14 +176,16 @@ fn monitor(order: Order, socket: &UnixStream, device_filter: Option<OwnedFd>) ->
             }
             (Security::Sandbox, ..) => false,
         };
-        enter_namespaces(step.network)?;
+        enter_namespaces(namespaces, step.network)?;
         rustix::system::sethostname(step.hostname.as_bytes())
             .doing(|| format!("setting the host name `{}`", step.hostname))?;
         let mut mounted = Mounted::default();
-        let ended = mounts::build(&order, devices_guarded, &mut mounted)
-            .and_then(|()| run(&order, &mounted, &cgroup, devices_guarded, socket, &null));
+        let user = namespaces.user.as_ref().map(AsFd::as_fd);
+        let ended = mounts::build(order, user, devices_guarded, &mut mounted).and_then(|()| {
+            run(order, namespaces, &mounted, &cgroup, devices_guarded, socket, &host)
+        });
         // Back to the host, even from half-built mounts: only then can stubs be removed.
-        let left = move_into_link_name_space(host.as_fd(), Some(LinkNameSpaceType::Mount));
+        let left = move_into_link_name_space(host.mounts.as_fd(), Some(LinkNameSpaceType::Mount));
         mounted.stubs.remove();
         let report = ended?;
         left.doing(|| "leaving the step's mount namespace".to_owned())?;
@@ -143,56 +206,51 @@ fn add_memory_verdict(report: Report, cgroup: &Leaf) -> Report {
 }
 
 /// Enters new namespaces of all kinds but pid (which only a child can), cgroup (which pid 1
-/// enters once it is in its cgroup) and user.
-fn enter_namespaces(network: Network) -> Result<()> {
-    let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
-    if network == Network::None {
-        flags |= UnshareFlags::NEWNET;
-    }
+/// enters once it is in its cgroup) and user (which pid 1 enters last, so that it owns no other).
+fn enter_namespaces(namespaces: &Namespaces, network: Network) -> Result<()> {
+    let flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
     // SAFETY: the process has one thread, and no descriptor table is shared by these flags.
     unsafe { rustix::thread::unshare_unsafe(flags) }
         .doing(|| "entering new namespaces".to_owned())?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).doing(|| "making mounts private".to_owned())?;
-    if network == Network::None {
-        loopback_up().doing(|| "starting the loopback device".to_owned())?;
-    }
-    Ok(())
-}
-
-fn loopback_up() -> io::Result<()> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    // SAFETY: all-zero bytes are a valid `ifreq`.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = *from as libc::c_char;
-    }
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    // SAFETY: SIOCSIFFLAGS reads an `ifreq`, whose name is NUL-terminated (netdevice(7)).
-    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) } {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
+    match (&namespaces.network, network) {
+        (Some(lent), _) => {
+            move_into_link_name_space(lent.as_fd(), Some(LinkNameSpaceType::Network))
+                .doing(|| "entering the step's network".to_owned())
+        }
+        (None, Network::None) => network::enter_new(namespaces.user.as_ref().map(AsFd::as_fd))
+            .doing(|| "making a network with nothing but a loopback device".to_owned()),
+        (None, Network::Default | Network::Host) => Ok(()),
     }
 }
 
 /// Starts pid 1 and waits until it has gone, and with it every process of the step.
 fn run(
     order: &Order,
+    namespaces: &Namespaces,
     mounted: &Mounted,
     cgroup: &Leaf,
     devices_guarded: bool,
     socket: &UnixStream,
-    null: &OwnedFd,
+    host: &Host,
 ) -> Result<Report> {
     let monitor = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
         .doing(|| "opening the helper's own process".to_owned())?;
     let dev = mounted.dev.as_ref().expect("build mounted /dev");
-    let stdio = connect(order, dev, socket)?;
+    let stdio = connect(order, namespaces.ids(), dev, socket)?;
+    // A step with the host's own root makes device nodes itself.
+    let (node_calls, theirs) = match (&namespaces.user, devices_guarded) {
+        (Some(_), true) => UnixStream::pair().map(|(ours, theirs)| (Some(ours), Some(theirs))),
+        _ => Ok((None, None)),
+    }
+    .doing(|| "making a socket".to_owned())?;
     let child = match clone_init(cgroup.unified()).doing(|| "starting pid 1".to_owned())? {
         Cloned::Parent(child) => child,
         Cloned::Child { in_cgroup } => init::run(init::Context {
             order,
+            user_namespace: namespaces.user.as_ref().map(AsFd::as_fd),
+            ids: namespaces.ids(),
             mounted,
             cgroup,
             in_cgroup,
@@ -200,33 +258,15 @@ fn run(
             socket,
             monitor,
             stdio,
+            node_calls: theirs,
         }),
     };
     // The step's streams must end with the step.
-    drop(stdio);
+    drop((stdio, theirs));
     for standard in [1, 2] {
-        onto(null, standard).doing(|| "closing the step's output".to_owned())?;
+        onto(&host.null, standard).doing(|| "closing the step's output".to_owned())?;
     }
-    let mut waiting_for = vec![
-        PollFd::new(&child, PollFlags::IN),
-        // The engine says nothing more; whatever comes is its end.
-        PollFd::new(socket, PollFlags::IN | PollFlags::RDHUP),
-    ];
-    loop {
-        match poll(&mut waiting_for, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error).doing(|| "waiting for the step".to_owned()),
-        }
-        if !waiting_for[0].revents().is_empty() {
-            break;
-        }
-        if waiting_for.get(1).is_some_and(|engine| !engine.revents().is_empty()) {
-            cgroup.kill();
-            // Gone already is as good.
-            _ = pidfd_send_signal(&child, Signal::KILL);
-            waiting_for.pop();
-        }
-    }
+    wait(&child, socket, cgroup, node_calls, &host.proc)?;
     let options = rustix::process::WaitIdOptions::EXITED;
     let status = rustix::process::waitid(rustix::process::WaitId::PidFd(child.as_fd()), options)
         .doing(|| "waiting for the step".to_owned())?
@@ -237,9 +277,59 @@ fn run(
     })
 }
 
+/// Waits until pid 1 has gone, killing it when the engine goes, and makes device nodes meanwhile.
+fn wait(
+    child: &OwnedFd,
+    socket: &UnixStream,
+    cgroup: &Leaf,
+    mut node_calls: Option<UnixStream>,
+    proc: &OwnedFd,
+) -> Result<()> {
+    let (mut engine, mut listener) = (Some(socket), None::<Listener>);
+    loop {
+        let hangup = PollFlags::IN | PollFlags::RDHUP;
+        let mut waiting_for = vec![PollFd::new(child, PollFlags::IN)];
+        // The engine says nothing more; whatever comes is its end.
+        waiting_for.extend(engine.map(|socket| PollFd::new(socket, hangup)));
+        let nodes = waiting_for.len();
+        // First the listener is awaited, then what it hears.
+        waiting_for.extend(node_calls.as_ref().map(|socket| PollFd::new(socket, PollFlags::IN)));
+        waiting_for.extend(listener.as_ref().map(|calls| PollFd::new(calls, PollFlags::IN)));
+        match poll(&mut waiting_for, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).doing(|| "waiting for the step".to_owned()),
+        }
+        let happened =
+            |index: usize| waiting_for.get(index).map_or(PollFlags::empty(), PollFd::revents);
+        if !happened(0).is_empty() {
+            return Ok(());
+        }
+        let (engine_says, node_says) = (happened(1), happened(nodes));
+        drop(waiting_for);
+        if engine.is_some() && !engine_says.is_empty() {
+            cgroup.kill();
+            // Gone already is as good.
+            _ = pidfd_send_signal(child, Signal::KILL);
+            engine = None;
+        }
+        if let Some(socket) = node_calls.take_if(|_| !node_says.is_empty()) {
+            let mut received = read_with(&socket, &mut Vec::new()).ok();
+            let calls = received.as_mut().and_then(|received| received.descriptors.pop());
+            listener = calls.zip(proc.try_clone().ok()).map(|(c, p)| Listener::new(c, p));
+        } else if node_says.contains(PollFlags::IN)
+            && let Some(listener) = &listener
+        {
+            listener.answer();
+        } else if !node_says.is_empty() {
+            // No process is left that could call.
+            listener = None;
+        }
+    }
+}
+
 /// Makes the step's standard input and sends the other end to the engine.
-fn connect(order: &Order, dev: &OwnedFd, socket: &UnixStream) -> Result<Stdio> {
-    let (stdio, theirs) = Stdio::make(order.input, dev, &order.step.user)
+fn connect(order: &Order, ids: Ids, dev: &OwnedFd, socket: &UnixStream) -> Result<Stdio> {
+    let (stdio, theirs) = Stdio::make(order.input, dev, &order.step.user, ids)
         .doing(|| "making the standard input".to_owned())?;
     if let Some(theirs) = theirs {
         send_with(socket, &Message::Connected, theirs)

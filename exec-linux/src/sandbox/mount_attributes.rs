@@ -1,7 +1,11 @@
 //! The attributes of a mount, for fsmount(2) and mount_setattr(2), which rustix lacks.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::CWD;
+use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::step::Restrictions;
 
@@ -13,6 +17,9 @@ pub const NO_SUID: u64 = 2;
 pub const NO_DEV: u64 = 4;
 /// `MOUNT_ATTR_NOEXEC`
 pub const NO_EXEC: u64 = 8;
+
+/// `MOUNT_ATTR_IDMAP`
+const MAPPED: u64 = 0x0010_0000;
 
 /// `struct mount_attr`
 #[repr(C)]
@@ -37,7 +44,20 @@ pub fn set(mount: impl AsFd, attributes: u64) -> io::Result<()> {
     if attributes == 0 {
         return Ok(());
     }
-    let attr = MountAttr { set: attributes, clear: 0, propagation: 0, user_namespace: 0 };
+    apply(mount, MountAttr { set: attributes, clear: 0, propagation: 0, user_namespace: 0 })
+}
+
+/// Clones the mount that `path` lies on, with `path` as its root, so that an id on disk is that id
+/// of a user namespace. The clone is not attached.
+pub fn clone_mapped(path: &Path, user_namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let mount = open_tree(CWD, path, flags)?;
+    let user_namespace = user_namespace.as_raw_fd() as u64;
+    apply(&mount, MountAttr { set: MAPPED, clear: 0, propagation: 0, user_namespace })?;
+    Ok(mount)
+}
+
+fn apply(mount: impl AsFd, attr: MountAttr) -> io::Result<()> {
     // SAFETY: the path is empty and NUL-terminated, and `attr` has the size that is said.
     let result = unsafe {
         libc::syscall(

@@ -2,8 +2,8 @@
 //! then attached to a directory that was opened within the step's root.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, mkdirat, openat};
 use rustix::mount::{
@@ -13,6 +13,7 @@ use rustix::mount::{
 };
 use rustix::process::{fchdir, pivot_root};
 
+use super::host_files::{HostFiles, by_descriptor};
 use super::mount_attributes::{self as attributes, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
 use super::paths::{self, Kind};
 use super::stubs::{self, Stubs};
@@ -52,11 +53,24 @@ struct Prepared<'a> {
     dest: &'a str,
 }
 
-/// Makes all mounts but /proc, and makes the step's root the root of this process.
-pub fn build(order: &Order, devices_guarded: bool, mounted: &mut Mounted) -> Result<()> {
+/// Makes all mounts but /proc, and makes the step's root the root of this process, which from then
+/// on makes files as the step's root.
+pub fn build(
+    order: &Order,
+    user_namespace: Option<BorrowedFd<'_>>,
+    devices_guarded: bool,
+    mounted: &mut Mounted,
+) -> Result<()> {
     let step = &order.step;
     let always = if devices_guarded { 0 } else { NO_DEV };
-    let sources = Sources::new(&order.state_dir.join(STAGE))?;
+    let stub_layers = order.state_dir.join(STUB_LAYERS);
+    let layers = match &step.rootfs {
+        Rootfs::Bind { .. } => None,
+        Rootfs::Overlay(overlay) => Some(overlay.paths().chain([stub_layers.as_path()])),
+    };
+    let stage = order.state_dir.join(STAGE);
+    let host = HostFiles::new(&stage, user_namespace, layers.into_iter().flatten())?;
+    let sources = Sources::new(&host)?;
     mounted.empty = Some(sources.empty()?);
     let mut prepared = Vec::new();
     let own = [("/etc/hosts", &step.hosts), ("/etc/resolv.conf", &step.resolv_conf)];
@@ -70,13 +84,14 @@ pub fn build(order: &Order, devices_guarded: bool, mounted: &mut Mounted) -> Res
         prepared.push(sources.prepare(mount, always)?);
     }
     let root = match &step.rootfs {
-        Rootfs::Bind { path } => sources.clone_of(&open_host(path)?, path)?,
+        Rootfs::Bind { path } => sources.clone_of(path)?,
         Rootfs::Overlay(overlay) => {
             let dests: Vec<_> = prepared.iter().map(|p| (p.dest, p.kind)).collect();
-            let layers = order.state_dir.join(STUB_LAYERS);
-            let bottom = stubs::layer(&layers, &order.id, &dests)
-                .doing(|| format!("making mount stubs in `{}`", layers.display()))?;
-            mount_overlay(overlay, Some(&bottom))?
+            let bottom = host.as_host_root(|| {
+                stubs::layer(&stub_layers, &order.id, &dests)
+                    .doing(|| format!("making mount stubs in `{}`", stub_layers.display()))
+            })?;
+            mount_overlay(&host, overlay, Some(host.open(&bottom)?))?
         }
     };
     attributes::set(&root, always).doing(|| "restricting the root file system".to_owned())?;
@@ -89,7 +104,7 @@ pub fn build(order: &Order, devices_guarded: bool, mounted: &mut Mounted) -> Res
     };
     let dev = dev::make(step.security).doing(|| "making /dev".to_owned())?;
     attach(&dev, target("/dev", Kind::Directory)?).doing(|| "mounting /dev".to_owned())?;
-    dev::mount_children(&dev)?;
+    dev::mount_children(&dev, host.ids())?;
     mounted.dev = Some(dev);
 
     let read_only = if step.security == Security::Insecure { 0 } else { READ_ONLY };
@@ -151,14 +166,20 @@ fn mount_of(context: &OwnedFd, attributes: u64) -> io::Result<OwnedFd> {
 }
 
 /// Mounts layers as an overlay, above `bottom`.
-fn mount_overlay(overlay: &Overlay, bottom: Option<&PathBuf>) -> Result<OwnedFd> {
+fn mount_overlay(
+    host: &HostFiles<'_>,
+    overlay: &Overlay,
+    bottom: Option<OwnedFd>,
+) -> Result<OwnedFd> {
     let context =
         fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).doing(|| "making an overlay".to_owned())?;
-    let layer = |key: &str, path: &Path| {
-        let directory = open_host(path)?;
+    let add = |key: &str, directory: &OwnedFd| {
         // By descriptor where the kernel can (6.13), so that no name is looked up twice.
-        fsconfig_set_fd(&context, key, &directory)
-            .or_else(|_| fsconfig_set_string(&context, key, path))
+        fsconfig_set_fd(&context, key, directory)
+            .or_else(|_| fsconfig_set_string(&context, key, by_descriptor(directory)))
+    };
+    let layer = |key: &str, path: &Path| {
+        add(key, &host.open(path)?)
             .doing(|| format!("adding the layer `{}` to an overlay", path.display()))
     };
     let lowers = &overlay.lowers;
@@ -166,7 +187,7 @@ fn mount_overlay(overlay: &Overlay, bottom: Option<&PathBuf>) -> Result<OwnedFd>
         layer("lowerdir+", lower)?;
     }
     if let Some(bottom) = bottom.filter(|_| lowers.len() < LOWERS_MAX) {
-        layer("lowerdir+", bottom)?;
+        add("lowerdir+", &bottom).doing(|| "adding mount stubs to an overlay".to_owned())?;
     }
     if let Some((upper, work)) = &overlay.writable {
         layer("upperdir", upper)?;
@@ -183,36 +204,32 @@ fn mount_overlay(overlay: &Overlay, bottom: Option<&PathBuf>) -> Result<OwnedFd>
         ),
         None => format!("mounting a read-only overlay of {} layers", lowers.len()),
     };
+    // The kernel acts for the overlay with what this process has now: as the step's root, which
+    // makes its working directory, and with the host's capabilities.
     fsconfig_create(&context).doing(doing)?;
     mount_of(&context, 0).doing(doing)
 }
 
-fn open_host(path: &Path) -> Result<OwnedFd> {
-    openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .doing(|| format!("opening `{}`", path.display()))
-}
-
 /// Prepares the sources of mounts.
-struct Sources {
-    stage: OwnedFd,
+struct Sources<'a> {
+    host: &'a HostFiles<'a>,
     /// A file system in memory that takes the contents of files.
     files: OwnedFd,
     next: std::cell::Cell<u32>,
 }
 
-impl Sources {
-    fn new(stage: &Path) -> Result<Self> {
-        let stage = open_host(stage)?;
+impl<'a> Sources<'a> {
+    fn new(host: &'a HostFiles<'a>) -> Result<Self> {
         let make = || {
             let files = new_file_system("tmpfs", &[("mode", "0700")], NO_SUID | NO_DEV)?;
-            attach(&files, &stage)?;
+            attach(&files, host.stage())?;
             mkdirat(&files, "empty", Mode::from_raw_mode(0o755))?;
             Ok(files)
         };
         let files = make().map_err(|error: io::Error| {
             super::failure("making a file system in memory".to_owned(), error)
         })?;
-        Ok(Self { stage, files, next: 0.into() })
+        Ok(Self { host, files, next: 0.into() })
     }
 
     fn empty(&self) -> Result<OwnedFd> {
@@ -238,6 +255,7 @@ impl Sources {
             let file = openat(&self.files, &name, flags, Mode::from_raw_mode(0o600))?;
             let mut file = std::fs::File::from(file);
             io::Write::write_all(&mut file, contents)?;
+            let (uid, gid) = (self.host.ids().host(uid)?, self.host.ids().host(gid)?);
             fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
             fchmod(&file, Mode::from_raw_mode(mode & 0o7777))?;
             clone_attached(paths::resolve(&self.files, &name)?)
@@ -245,11 +263,12 @@ impl Sources {
         make().doing(|| format!("making the content of `{dest}`"))
     }
 
-    fn clone_of(&self, file: &OwnedFd, path: &Path) -> Result<OwnedFd> {
-        clone_attached(file).doing(|| format!("cloning the mount of `{}`", path.display()))
+    fn clone_of(&self, path: &Path) -> Result<OwnedFd> {
+        clone_attached(self.host.open(path)?)
+            .doing(|| format!("cloning the mount of `{}`", path.display()))
     }
 
-    fn prepare<'a>(&self, mount: &'a Mount, always: u64) -> Result<Prepared<'a>> {
+    fn prepare<'m>(&self, mount: &'m Mount, always: u64) -> Result<Prepared<'m>> {
         let dest = mount.dest();
         let restrict = |mount: &OwnedFd, readonly, restrictions: Restrictions| {
             attributes::set(mount, always | attributes::of(readonly, restrictions))
@@ -293,7 +312,7 @@ impl Sources {
     /// Opens the root of a source.
     fn open_source(&self, source: &BindSource) -> Result<OwnedFd> {
         let overlay = match source {
-            BindSource::Path(path) => return open_host(path),
+            BindSource::Path(path) => return self.host.open(path),
             BindSource::Overlay(overlay) => overlay,
         };
         let mount = match (&overlay.writable, overlay.lowers.as_slice()) {
@@ -301,19 +320,19 @@ impl Sources {
                 .doing(|| "making an empty file system".to_owned())?,
             // overlayfs refuses a single layer.
             (None, [lower]) => {
-                let mount = self.clone_of(&open_host(lower)?, lower)?;
+                let mount = self.clone_of(lower)?;
                 attributes::set(&mount, READ_ONLY)
                     .doing(|| format!("making `{}` read-only", lower.display()))?;
                 mount
             }
             (Some(_), []) => {
-                let empty =
-                    format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.files));
-                mount_overlay(overlay, Some(&Path::new(&empty).join("empty")))?
+                let empty = paths::resolve(&self.files, "empty")
+                    .doing(|| "opening an empty directory".to_owned())?;
+                mount_overlay(self.host, overlay, Some(empty))?
             }
-            _ => mount_overlay(overlay, None)?,
+            _ => mount_overlay(self.host, overlay, None)?,
         };
-        attach(&mount, &self.stage).doing(|| "attaching a source".to_owned())?;
+        attach(&mount, self.host.stage()).doing(|| "attaching a source".to_owned())?;
         Ok(mount)
     }
 }

@@ -10,6 +10,7 @@ use rustix::process::setsid;
 
 use crate::step::User;
 use crate::streams::{InputKind, TerminalSize, resize};
+use crate::user_namespace::Ids;
 
 /// The step's end of its standard input.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ impl Stdio {
         kind: InputKind,
         dev: &OwnedFd,
         user: &User,
+        ids: Ids,
     ) -> io::Result<(Self, Option<OwnedFd>)> {
         match kind {
             InputKind::Empty => Ok((Self::Null, None)),
@@ -38,14 +40,14 @@ impl Stdio {
             InputKind::Terminal(size) => {
                 let (ours, theirs) = open_terminal(dev, size)?;
                 // Its group is the one that devpts gives.
-                fchown(&ours, Some(Uid::from_raw(user.uid)), None)?;
+                fchown(&ours, Some(Uid::from_raw(ids.host(user.uid)?)), None)?;
                 Ok((Self::Terminal(ours), Some(theirs)))
             }
         }
     }
 
     /// Makes it the standard streams of this process, which starts a session of its own.
-    pub fn connect(&self, null: impl AsFd, user: &User) -> io::Result<()> {
+    pub fn connect(&self, null: impl AsFd, user: &User, ids: Ids) -> io::Result<()> {
         match self {
             Self::Null => onto(null, 0)?,
             Self::Pipe(pipe) => onto(pipe, 0)?,
@@ -54,7 +56,7 @@ impl Stdio {
         setsid()?;
         match self {
             Self::Terminal(terminal) => take_control(terminal),
-            Self::Null | Self::Pipe(_) => own_pipes(matches!(self, Self::Pipe(_)), user),
+            Self::Null | Self::Pipe(_) => own_pipes(matches!(self, Self::Pipe(_)), user, ids),
         }
     }
 }
@@ -91,8 +93,8 @@ fn take_control(terminal: &OwnedFd) -> io::Result<()> {
 }
 
 /// Lets the step's user open its streams by name (`/dev/stderr`), as runc does.
-fn own_pipes(input: bool, user: &User) -> io::Result<()> {
-    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+fn own_pipes(input: bool, user: &User, ids: Ids) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(ids.host(user.uid)?), Gid::from_raw(ids.host(user.gid)?));
     let own = |stream: &dyn AsFd| fchown(stream.as_fd(), Some(uid), Some(gid));
     if input {
         own(&io::stdin())?;

@@ -43,11 +43,11 @@ pub const JUMP_ANY_BIT: u16 = 0x45;
 pub const RETURN: u16 = 0x06;
 
 /// Offset of `nr` in `struct seccomp_data` (linux/seccomp.h).
-const NUMBER: u32 = 0;
+pub const NUMBER: u32 = 0;
 /// Offset of `arch`.
-const ARCH: u32 = 4;
+pub const ARCH: u32 = 4;
 /// Offset of `args`; each has 8 bytes, the lower half first (both machines are little-endian).
-const ARGS: u32 = 16;
+pub const ARGS: u32 = 16;
 
 /// Compiles the profile of a machine.
 pub fn filter(native: Native) -> Vec<Instruction> {

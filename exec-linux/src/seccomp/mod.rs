@@ -1,7 +1,8 @@
 //! The seccomp filter of [`crate::Security::Sandbox`]: Docker's default profile (`profile`),
-//! compiled to classic BPF (`compile`).
+//! compiled to classic BPF (`compile`); and one that hands over a few calls (`nodes`).
 
 mod compile;
+pub mod nodes;
 mod profile;
 
 #[cfg(test)]

@@ -52,7 +52,8 @@ impl Bench {
             fs::copy(PROGRAMS.join(name), image.join("bin").join(name)).unwrap();
         }
         for name in "sh cat ls echo id mount umount unshare chroot hostname sleep ip stat mkdir \
-             touch rm env test dd mknod chmod true pwd ps grep readlink chown kill"
+             touch rm env test dd mknod chmod true pwd ps grep readlink chown kill \
+             mkfifo ping cp cut ln"
             .split_whitespace()
         {
             symlink("busybox", image.join("bin").join(name)).unwrap();
