@@ -5,11 +5,11 @@ use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cofferdam_component::{
-    Attributes, Entry, EntryKind, FileWriter, Layer, LayerFactory, NamedEntry, Tree, TreeError,
-    TreePath,
+    AttributeChanges, Attributes, Entry, EntryKind, FileWriter, Layer, LayerFactory, NamedEntry,
+    Tree, TreeError, TreePath,
 };
 use cofferdam_store::{
-    Found, LayerBuilder, Node, NodeKind, PackWriter, Regular, SharedPackWriter, Store,
+    Found, LayerBuilder, LinkGroup, Node, NodeKind, PackWriter, Regular, SharedPackWriter, Store,
 };
 
 use crate::Error;
@@ -113,23 +113,36 @@ impl Layer for StoreLayer {
         source_path: &TreePath,
         attributes: Attributes,
     ) -> Result<(), TreeError> {
-        let any: &dyn Any = &**source;
-        let regular = |found: Option<Found<'_>>| {
-            let found = found.ok_or_else(|| TreeError::NotFound(source_path.to_string()))?;
+        let regular = at(source, source_path, |found| {
             let regular = found.regular().ok_or_else(|| wrong_kind(source_path, "regular file"))?;
-            Ok::<Regular, TreeError>(regular.clone())
-        };
-        let regular = if let Some(tree) = any.downcast_ref::<StoreTree>() {
-            regular(tree.0.get(source_path.as_bytes()))?
-        } else if let Some(view) = any.downcast_ref::<View>() {
-            regular(view.lock().get(source_path.as_bytes()))?
-        } else {
-            return Err(TreeError::Invalid("a tree of another operation".into()));
-        };
+            Ok(regular.clone())
+        })?;
         let Regular { size, content, digest, link_group: _ } = regular;
         self.lock()
             .put_file(path.as_bytes(), attributes_in(attributes), content, size, digest)
             .map_err(error)
+    }
+
+    fn put_contents(
+        &mut self,
+        path: &TreePath,
+        source: &Arc<dyn Tree>,
+        source_path: &TreePath,
+        changes: AttributeChanges,
+    ) -> Result<(), TreeError> {
+        let AttributeChanges { uid, gid, mtime } = changes;
+        let changes = cofferdam_store::AttributeChanges { uid, gid, mtime };
+        let into = self.builder.clone();
+        at(source, source_path, |found| {
+            if !found.is_directory() {
+                return Err(wrong_kind(source_path, "directory"));
+            }
+            // The view of the layer itself would be locked already.
+            let mut into = into
+                .try_lock()
+                .map_err(|_| TreeError::Invalid("a layer cannot take its own contents".into()))?;
+            into.put_contents(path.as_bytes(), found, &changes).map_err(error)
+        })
     }
 
     fn put_bytes(
@@ -249,6 +262,25 @@ impl Tree for View {
     }
 }
 
+/// Does something with what is at a path of an operation's tree.
+fn at<T>(
+    tree: &Arc<dyn Tree>,
+    path: &TreePath,
+    look: impl FnOnce(&Found<'_>) -> Result<T, TreeError>,
+) -> Result<T, TreeError> {
+    let any: &dyn Any = &**tree;
+    let look = |found: Option<Found<'_>>| {
+        look(&found.ok_or_else(|| TreeError::NotFound(path.to_string()))?)
+    };
+    if let Some(tree) = any.downcast_ref::<StoreTree>() {
+        look(tree.0.get(path.as_bytes()))
+    } else if let Some(view) = any.downcast_ref::<View>() {
+        look(view.lock().get(path.as_bytes()))
+    } else {
+        Err(TreeError::Invalid("a tree of another operation".into()))
+    }
+}
+
 fn entry(found: &Found<'_>) -> Entry {
     let node = found.node();
     let kind = match &node.kind {
@@ -281,9 +313,15 @@ fn list(found: Option<Found<'_>>, path: &TreePath) -> Result<Vec<NamedEntry>, Tr
         .map(|child| NamedEntry {
             name: child.name.to_vec(),
             entry: entry(&child.found),
-            link_group: child.found.regular().and_then(|regular| regular.link_group),
+            link_group: child.found.link_group().map(number),
         })
         .collect())
+}
+
+/// A number for a group of hard links, as the component knows them.
+fn number(LinkGroup { layer, group }: LinkGroup) -> u64 {
+    // A layer has fewer files than 2^40, and an image fewer layers than 2^24.
+    u64::from(layer) << 40 | group
 }
 
 fn read_link(found: Option<Found<'_>>, path: &TreePath) -> Result<Vec<u8>, TreeError> {

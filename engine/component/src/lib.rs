@@ -26,8 +26,8 @@ mod wasi;
 
 pub use error::{Error, Frames};
 pub use file_op::{
-    Attributes, Entry, EntryKind, FileOps, FileWriter, Layer, LayerFactory, NamedEntry, Tree,
-    TreeError,
+    AttributeChanges, Attributes, Entry, EntryKind, FileOps, FileWriter, Layer, LayerFactory,
+    NamedEntry, Tree, TreeError,
 };
 pub use frontend::{
     BuildError, BuildResult, Description, FileKind, FileStat, Frontend, FrontendHost, HostError,

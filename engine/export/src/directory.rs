@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use cofferdam_store::{Attributes, Found, Node, NodeKind, Regular, Store};
+use cofferdam_store::{Attributes, Found, LinkGroup, Node, NodeKind, Regular, Store};
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat,
     chownat, copy_file_range, linkat, makedev, mkdirat, mknodat, openat, renameat, setxattr,
@@ -23,7 +23,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::entries::{LinkGroups, is_local_xattr};
+use crate::entries::is_local_xattr;
 use crate::error::IoContext;
 use crate::files::{FileTree, Times};
 use crate::{Error, Result};
@@ -58,7 +58,6 @@ pub fn write_directory(files: &FileTree, others: Others, dest: &Path) -> Result<
     let mut writer = Writer {
         store: tree.store(),
         root: root.as_fd(),
-        groups: LinkGroups::of(tree),
         links: HashMap::new(),
         times,
         others,
@@ -111,9 +110,8 @@ fn delete_directory(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
 struct Writer<'a> {
     store: &'a Store,
     root: BorrowedFd<'a>,
-    groups: LinkGroups,
     /// Where the first of each group of hard links is.
-    links: HashMap<(usize, u64), Vec<Vec<u8>>>,
+    links: HashMap<LinkGroup, Vec<Vec<u8>>>,
     times: &'a Times,
     others: Others,
     privileged: bool,
@@ -216,7 +214,7 @@ impl Writer<'_> {
         let mut symlink = false;
         match &found.node().kind {
             NodeKind::Regular(regular) => {
-                if let Some(group) = self.groups.get(regular) {
+                if let Some(group) = found.link_group() {
                     if let Some(first) = self.links.get(&group) {
                         return link(self.root, first, directory, name);
                     }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 
-use cofferdam_store::{Attributes, Found, Node, NodeKind, Regular, Store, Tree};
+use cofferdam_store::{Attributes, Found, LinkGroup, Node, NodeKind, Regular, Store};
 
 use crate::files::{FileTree, Times};
 use crate::tar::{Kind, TarWriter};
@@ -32,9 +32,8 @@ pub fn write_tar(trees: &[(&str, &FileTree)], out: &mut dyn Write) -> Result<()>
             tar.header(&path, &attributes, Kind::Directory).map_err(Error::Output)?;
         }
         let Some(root) = tree.root() else { continue };
-        let groups = LinkGroups::of(tree);
         let mut entries = Entries::new(tree.store(), &mut tar, times);
-        entries.tree(&mut path, &root, &groups)?;
+        entries.tree(&mut path, &root)?;
     }
     tar.finish().map_err(Error::Output)
 }
@@ -65,38 +64,6 @@ pub(crate) fn layer_size(root: &Node) -> u64 {
     size
 }
 
-/// Which files of a tree are hard links of each other. The numbers of link groups mean
-/// something within one layer only.
-pub(crate) struct LinkGroups(HashMap<usize, (usize, u64)>);
-
-impl LinkGroups {
-    pub(crate) fn of(tree: &Tree) -> Self {
-        let mut groups = HashMap::new();
-        for (index, layer) in tree.layers().iter().enumerate() {
-            let walked = layer.root.walk(&mut |_, node| {
-                if let NodeKind::Regular(regular) = &node.kind
-                    && let Some(group) = regular.link_group
-                {
-                    groups.insert(address(regular), (index, group));
-                }
-                Ok::<_, std::convert::Infallible>(())
-            });
-            let Ok(()) = walked;
-        }
-        Self(groups)
-    }
-
-    /// Equal for files of the tree that are links of each other.
-    pub(crate) fn get(&self, regular: &Regular) -> Option<(usize, u64)> {
-        self.0.get(&address(regular)).copied()
-    }
-}
-
-/// Identifies a file of a tree: the tree keeps its layers where they are.
-fn address(regular: &Regular) -> usize {
-    std::ptr::from_ref(regular).addr()
-}
-
 /// Whether an extended attribute belongs to the file system it was read from, not to the file.
 pub(crate) fn is_local_xattr(name: &str) -> bool {
     matches!(name, "security.selinux" | "security.ima" | "security.evm")
@@ -109,7 +76,7 @@ struct Entries<'a, W> {
     tar: &'a mut TarWriter<W>,
     times: &'a Times,
     /// Where the first of each group of hard links is.
-    links: HashMap<(usize, u64), Vec<u8>>,
+    links: HashMap<LinkGroup, Vec<u8>>,
     buffer: Vec<u8>,
 }
 
@@ -139,23 +106,18 @@ impl<'a, W: Write> Entries<'a, W> {
                 continue;
             }
             let length = push(path, name);
-            let group = match &child.kind {
-                NodeKind::Regular(regular) => regular.link_group.map(|group| (0, group)),
-                _ => None,
-            };
-            self.node(path, child, group)?;
+            self.node(path, &Found::of(child))?;
             self.layer(path, child)?;
             path.truncate(length);
         }
         Ok(())
     }
 
-    fn tree(&mut self, path: &mut Vec<u8>, found: &Found<'_>, groups: &LinkGroups) -> Result<()> {
+    fn tree(&mut self, path: &mut Vec<u8>, found: &Found<'_>) -> Result<()> {
         for child in found.children() {
             let length = push(path, child.name);
-            let group = child.found.regular().and_then(|regular| groups.get(regular));
-            self.node(path, child.found.node(), group)?;
-            self.tree(path, &child.found, groups)?;
+            self.node(path, &child.found)?;
+            self.tree(path, &child.found)?;
             path.truncate(length);
         }
         Ok(())
@@ -169,7 +131,8 @@ impl<'a, W: Write> Entries<'a, W> {
         written.map_err(Error::Output)
     }
 
-    fn node(&mut self, path: &[u8], node: &Node, group: Option<(usize, u64)>) -> Result<()> {
+    fn node(&mut self, path: &[u8], found: &Found<'_>) -> Result<()> {
+        let node = found.node();
         let mtime = self.times.of(node);
         let local = node.attributes.xattrs.iter().any(|(name, _)| is_local_xattr(name));
         let attributes = &*if local || mtime != node.attributes.mtime {
@@ -181,7 +144,7 @@ impl<'a, W: Write> Entries<'a, W> {
         };
         let kind = match &node.kind {
             NodeKind::Regular(regular) => {
-                if let Some(group) = group {
+                if let Some(group) = found.link_group() {
                     if let Some(first) = self.links.get(&group) {
                         let kind = Kind::HardLink(first);
                         return self.tar.header(path, attributes, kind).map_err(Error::Output);

@@ -1,10 +1,95 @@
 //! Builds a layer in memory: edits on top of a tree.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
+
 use cofferdam_types::Digest;
 
 use crate::node::components;
-use crate::tree::{Found, display};
-use crate::{Attributes, Content, Directory, Error, Node, NodeKind, Regular, Result, Tree};
+use crate::tree::{Found, LinkGroup, display, roots};
+use crate::{Attributes, Content, Directory, Error, Name, Node, NodeKind, Regular, Result, Tree};
+
+/// A path of 4096 bytes, the longest that Linux takes, can name no deeper directory.
+const MAX_DEPTH: usize = 2048;
+
+/// What is changed of everything that is copied.
+#[derive(Clone, Debug, Default)]
+pub struct AttributeChanges {
+    /// The new owner.
+    pub uid: Option<u32>,
+    /// The new group.
+    pub gid: Option<u32>,
+    /// The new modification time, in nanoseconds since 1970.
+    pub mtime: Option<i64>,
+}
+
+/// Copies what is below a directory.
+struct Contents<'a> {
+    changes: &'a AttributeChanges,
+    /// The groups of hard links so far: the new number, and how many names there are.
+    groups: HashMap<LinkGroup, (u64, usize)>,
+    next_group: u64,
+}
+
+impl Contents<'_> {
+    /// Copies; `None` if the source nests too deep.
+    fn children(&mut self, source: &Found<'_>, depth: usize) -> Option<BTreeMap<Name, Node>> {
+        if depth >= MAX_DEPTH {
+            return None;
+        }
+        let children = source.children().into_iter();
+        children.map(|child| Some((child.name.clone(), self.node(&child.found, depth)?))).collect()
+    }
+
+    fn node(&mut self, source: &Found<'_>, depth: usize) -> Option<Node> {
+        let Node { attributes, kind } = source.node();
+        let kind = match kind {
+            NodeKind::Directory(_) => {
+                let children = self.children(source, depth + 1)?;
+                NodeKind::Directory(Directory { opaque: false, children })
+            }
+            NodeKind::Regular(regular) => {
+                let link_group = source.link_group().map(|group| {
+                    let (number, names) = self.groups.entry(group).or_insert_with(|| {
+                        self.next_group += 1;
+                        (self.next_group - 1, 0)
+                    });
+                    *names += 1;
+                    *number
+                });
+                NodeKind::Regular(Regular { link_group, ..regular.clone() })
+            }
+            other => other.clone(),
+        };
+        let attributes = Attributes {
+            uid: self.changes.uid.unwrap_or(attributes.uid),
+            gid: self.changes.gid.unwrap_or(attributes.gid),
+            mtime: self.changes.mtime.unwrap_or(attributes.mtime),
+            ..attributes.clone()
+        };
+        Some(Node { attributes, kind })
+    }
+
+    /// A file whose other names were not copied is nobody's hard link.
+    fn forget_single(&self, children: &mut BTreeMap<Name, Node>) {
+        let single = |(number, names): &(u64, usize)| (*names == 1).then_some(*number);
+        let single: HashSet<u64> = self.groups.values().filter_map(single).collect();
+        if single.is_empty() {
+            return;
+        }
+        fn forget(children: &mut BTreeMap<Name, Node>, single: &HashSet<u64>) {
+            for child in children.values_mut() {
+                match &mut child.kind {
+                    NodeKind::Directory(directory) => forget(&mut directory.children, single),
+                    NodeKind::Regular(regular) => {
+                        regular.link_group.take_if(|group| single.contains(group));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        forget(children, &single);
+    }
+}
 
 /// Edits on top of a base tree, visible at once through [`LayerBuilder::get`].
 #[derive(Clone)]
@@ -36,8 +121,9 @@ impl LayerBuilder {
 
     /// The root of the base with the edits made so far.
     pub fn view(&self) -> Found<'_> {
-        let layers = self.base.iter().flat_map(|base| base.layers().iter().rev());
-        Found::merge([&self.root].into_iter().chain(layers.map(|layer| &layer.root)))
+        let below = self.base.as_ref().map_or(&[][..], Tree::layers);
+        let own = (u32::try_from(below.len()).unwrap_or(u32::MAX), &self.root);
+        Found::merge([own].into_iter().chain(roots(below)))
             .expect("the root of a layer is a directory")
     }
 
@@ -114,6 +200,49 @@ impl LayerBuilder {
             self.put(existing, node.clone())?;
         }
         self.put(path, node)
+    }
+
+    /// Puts everything that the directory `source` has in it into the directory `path`, which
+    /// must be empty. Hard links among it stay hard links of each other.
+    ///
+    /// # Errors
+    /// When one of both is no directory, or `path` is not empty, or `source` nests too deep.
+    pub fn put_contents(
+        &mut self,
+        path: &[u8],
+        source: &Found<'_>,
+        changes: &AttributeChanges,
+    ) -> Result<()> {
+        let wrong = |expected| Error::WrongKind { path: display(path), expected };
+        let target = self.get(path).ok_or_else(|| Error::NotFound(display(path)))?;
+        if !target.is_directory() || !target.children().is_empty() {
+            return Err(wrong("empty directory"));
+        }
+        let attributes = target.attributes().clone();
+        let mut copy =
+            Contents { changes, groups: HashMap::new(), next_group: self.next_link_group };
+        let Some(mut children) = copy.children(source, 0) else {
+            let reason = "directories are nested too deep, expected at most 2048 levels";
+            return Err(Error::InvalidPath { path: display(path), reason });
+        };
+        copy.forget_single(&mut children);
+        self.next_link_group = copy.next_group;
+        // The directory is this layer's then.
+        self.put_directory(path, attributes)?;
+        let into = components(path)
+            .try_fold(&mut self.root, |node, name| node.as_directory_mut()?.children.get_mut(name))
+            .and_then(Node::as_directory_mut)
+            .ok_or_else(|| wrong("directory"))?;
+        for (name, mut child) in children {
+            // What is there is the mark of something that was removed, and stays removed.
+            if into.children.contains_key(&name)
+                && let Some(directory) = child.as_directory_mut()
+            {
+                directory.opaque = true;
+            }
+            into.children.insert(name, child);
+        }
+        Ok(())
     }
 
     /// Removes a path with all below it. Removing what is not there does nothing.

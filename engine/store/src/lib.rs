@@ -37,7 +37,7 @@ mod usage;
 mod verify;
 
 pub use blobs::BlobWriter;
-pub use builder::LayerBuilder;
+pub use builder::{AttributeChanges, LayerBuilder};
 pub use claims::StoreClaim;
 pub use content::{Selection, hash_tree};
 pub use dirs::{LayerDir, Watch};
@@ -53,6 +53,6 @@ pub use node::{Attributes, Content, Directory, Name, Node, NodeKind, PackId, Reg
 pub use packs::{PackWriter, SharedPackWriter};
 pub use records::{About, ImageRecord, LayerBlob, Record, Remembered, UnpackedLayer};
 pub use state::Store;
-pub use tree::{Child, Found, OpenFile, Tree};
+pub use tree::{Child, Found, LinkGroup, OpenFile, Tree};
 pub use usage::{Prune, Pruned, Usage};
 pub use verify::{Problem, Repair, Verified};

@@ -29,8 +29,17 @@ pub struct Tree {
 /// What a tree has at a path: the topmost node and, for a directory, what merges below it.
 #[derive(Clone)]
 pub struct Found<'a> {
-    /// Topmost first. Only directories have more than one.
-    nodes: Vec<&'a Node>,
+    /// Topmost first, each with the number of its layer. Only directories have more than one.
+    nodes: Vec<(u32, &'a Node)>,
+}
+
+/// Names of one file of a tree have the same: its layer, and the number of the group there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LinkGroup {
+    /// The layer, counted from the bottom.
+    pub layer: u32,
+    /// [`Regular::link_group`].
+    pub group: u64,
 }
 
 /// A name in a directory, with what it is.
@@ -58,7 +67,7 @@ impl Tree {
 
     /// The root directory; `None` for scratch.
     pub fn root(&self) -> Option<Found<'_>> {
-        Found::merge(self.layers.iter().rev().map(|layer| &layer.root))
+        Found::merge(roots(&self.layers))
     }
 
     /// Looks at a path without following any symlink; `None` when nothing is there.
@@ -139,6 +148,12 @@ impl Tree {
     }
 }
 
+/// The roots of layers as [`Found::merge`] wants them.
+pub(crate) fn roots(layers: &[Arc<Layer>]) -> impl Iterator<Item = (u32, &Node)> {
+    let numbered = layers.iter().enumerate().rev();
+    numbered.map(|(number, layer)| (u32::try_from(number).unwrap_or(u32::MAX), &layer.root))
+}
+
 impl<'a> Found<'a> {
     /// The same with all below it as one manifest. Hard links become files of their own.
     pub fn flatten(&self) -> Node {
@@ -161,35 +176,35 @@ impl<'a> Found<'a> {
     }
 
     /// Merges what several layers have at one path, given from the top down.
-    pub(crate) fn merge(nodes: impl Iterator<Item = &'a Node>) -> Option<Self> {
-        let mut merged: Vec<&Node> = Vec::new();
-        for node in nodes {
+    pub(crate) fn merge(nodes: impl Iterator<Item = (u32, &'a Node)>) -> Option<Self> {
+        let mut merged: Vec<(u32, &Node)> = Vec::new();
+        for (layer, node) in nodes {
             match &node.kind {
                 NodeKind::Directory(directory) => {
-                    merged.push(node);
+                    merged.push((layer, node));
                     if directory.opaque {
                         break;
                     }
                 }
                 _ if merged.is_empty() => {
-                    merged.push(node);
+                    merged.push((layer, node));
                     break;
                 }
                 _ => break,
             }
         }
-        let first = merged.first()?;
+        let (_, first) = merged.first()?;
         (!matches!(first.kind, NodeKind::Whiteout)).then_some(Self { nodes: merged })
     }
 
     /// A node of one layer alone, like that of a layer which is not committed yet.
     pub fn of(node: &'a Node) -> Self {
-        Self { nodes: vec![node] }
+        Self { nodes: vec![(0, node)] }
     }
 
     /// The topmost node.
     pub fn node(&self) -> &'a Node {
-        self.nodes[0]
+        self.nodes[0].1
     }
 
     /// Owner, permissions, time.
@@ -210,26 +225,36 @@ impl<'a> Found<'a> {
         }
     }
 
+    /// Which other names of the tree mean the same file, if there are any.
+    pub fn link_group(&self) -> Option<LinkGroup> {
+        let group = self.regular()?.link_group?;
+        Some(LinkGroup { layer: self.nodes[0].0, group })
+    }
+
     /// What is in this directory under `name`.
     pub fn child(&self, name: &[u8]) -> Option<Found<'a>> {
-        Found::merge(self.nodes.iter().filter_map(|node| node.as_directory()?.children.get(name)))
+        Found::merge(
+            self.nodes.iter().filter_map(|(layer, node)| {
+                Some((*layer, node.as_directory()?.children.get(name)?))
+            }),
+        )
     }
 
     /// Everything in this directory, in byte order of the names.
     pub fn children(&self) -> Vec<Child<'a>> {
-        if let [node] = self.nodes.as_slice() {
+        if let [(layer, node)] = self.nodes.as_slice() {
             let Some(directory) = node.as_directory() else { return Vec::new() };
             return directory
                 .children
                 .iter()
                 .filter(|(_, node)| !matches!(node.kind, NodeKind::Whiteout))
-                .map(|(name, node)| Child { name, found: Found { nodes: vec![node] } })
+                .map(|(name, node)| Child { name, found: Found { nodes: vec![(*layer, node)] } })
                 .collect();
         }
-        let mut merged: BTreeMap<&Name, Vec<&Node>> = BTreeMap::new();
-        for node in &self.nodes {
+        let mut merged: BTreeMap<&Name, Vec<(u32, &Node)>> = BTreeMap::new();
+        for (layer, node) in &self.nodes {
             for (name, child) in node.as_directory().map(|d| &d.children).into_iter().flatten() {
-                merged.entry(name).or_default().push(child);
+                merged.entry(name).or_default().push((*layer, child));
             }
         }
         merged

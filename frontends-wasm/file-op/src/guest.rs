@@ -5,7 +5,9 @@ use crate::action::{
     Action, ActionInput, ActionKind, Copy, MakeDirectory, MakeFile, MakeSymlink, Ownership,
     Principal, Remove,
 };
-use crate::tree::{Attributes, Entry, EntryKind, Fault, Layer, NamedEntry, Reader, Tree, Writer};
+use crate::tree::{
+    AttributeChanges, Attributes, Entry, EntryKind, Fault, Layer, NamedEntry, Reader, Tree, Writer,
+};
 
 mod bindings {
     wit_bindgen::generate!({
@@ -84,6 +86,22 @@ impl Layer for wire_layer::Layer {
         attributes: &Attributes,
     ) -> Result<(), Fault> {
         Ok(self.put_file(path, source, source_path, &attributes.into())?)
+    }
+
+    fn put_contents(
+        &self,
+        path: &str,
+        source: &Self::Tree,
+        source_path: &str,
+        changes: &AttributeChanges,
+    ) -> Result<(), Fault> {
+        let AttributeChanges { uid, gid, mtime } = *changes;
+        Ok(self.put_contents(
+            path,
+            source,
+            source_path,
+            wire::AttributeChanges { uid, gid, mtime },
+        )?)
     }
 
     fn put_bytes(&self, path: &str, data: &[u8], attributes: &Attributes) -> Result<(), Fault> {

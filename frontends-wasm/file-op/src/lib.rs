@@ -24,4 +24,6 @@ pub use action::{
 };
 pub use apply::{ActionError, apply};
 pub use error::Error;
-pub use tree::{Attributes, Entry, EntryKind, Fault, Layer, NamedEntry, Reader, Tree, Writer};
+pub use tree::{
+    AttributeChanges, Attributes, Entry, EntryKind, Fault, Layer, NamedEntry, Reader, Tree, Writer,
+};

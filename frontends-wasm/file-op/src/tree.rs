@@ -37,6 +37,17 @@ pub struct Attributes {
     pub xattrs: Vec<(String, Vec<u8>)>,
 }
 
+/// What a copy changes of everything that it copies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AttributeChanges {
+    /// New owner.
+    pub uid: Option<u32>,
+    /// New group.
+    pub gid: Option<u32>,
+    /// New modification time in nanoseconds since 1970.
+    pub mtime: Option<i64>,
+}
+
 impl Attributes {
     /// Adds the extended attributes that only the existing directory has: putting one over it
     /// sets attributes, and removes none.
@@ -145,6 +156,18 @@ pub trait Layer: Sized {
         source: &Self::Tree,
         source_path: &str,
         attributes: &Attributes,
+    ) -> Result<(), Fault>;
+    /// Puts everything that a directory of a tree has in it into the directory `path`, which must
+    /// be empty: files by reference. Hard links among them stay hard links of each other.
+    ///
+    /// # Errors
+    /// When one of both is no directory, `path` is not empty, or the source nests too deep.
+    fn put_contents(
+        &self,
+        path: &str,
+        source: &Self::Tree,
+        source_path: &str,
+        changes: &AttributeChanges,
     ) -> Result<(), Fault>;
     /// Puts a regular file with these bytes.
     ///

@@ -217,3 +217,36 @@ fn the_configuration_and_history_are_dockers() -> Result<()> {
     assert_eq!(made.iter().filter(|(_, empty)| !empty).count(), layers, "{made:?}");
     Ok(())
 }
+
+/// Each layer numbers its groups of hard links from one on: those of several layers are others.
+#[test]
+fn hard_links_of_several_layers_stay_apart() -> Result<()> {
+    let world = World::new()?;
+    let context = Context::new(
+        "ARG REGISTRY\nFROM ${REGISTRY}/busybox AS linked\n\
+         RUN mkdir -p /d/in && echo one > /d/a && ln /d/a /d/in/b\n\
+         RUN echo two > /d/c && ln /d/c /d/in/d && echo alone > /single && ln /single /d/e\n\
+         FROM scratch AS whole\nCOPY --from=linked /d /d\n\
+         FROM scratch AS merged\nCOPY --from=linked /d/in /d/in\nCOPY --from=linked /d /d\n\
+         FROM scratch AS chosen\nCOPY --from=linked --chmod=600 /d /d\n\
+         FROM scratch\nCOPY --from=whole / /whole/\nCOPY --from=merged / /merged/\n\
+         COPY --from=chosen / /chosen/\n",
+    )?;
+    let (tree, _) = world.image(&context, "linked:latest")?;
+    let listing = tree.listing(0);
+    let files = |prefix: &str| -> Vec<String> {
+        let lines = listing.lines().filter_map(|line| line.split_once(&format!(" {prefix}/d/")));
+        lines.map(|(_, rest)| rest.replace(prefix, "")).filter(|l| l.contains("bytes")).collect()
+    };
+    let expected = [
+        "a 4 bytes linked as /d/a",
+        "c 4 bytes linked as /d/c",
+        "e 6 bytes",
+        "in/b 4 bytes linked as /d/a",
+        "in/d 4 bytes linked as /d/c",
+    ];
+    for stage in ["whole", "merged", "chosen"] {
+        assert_eq!(files(stage), expected, "in {stage}:\n{listing}");
+    }
+    Ok(())
+}

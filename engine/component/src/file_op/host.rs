@@ -10,7 +10,8 @@ use wasmtime::component::Resource;
 
 use super::bindings::cofferdam::file_op::{actions, layer, tree, types};
 use super::traits::{
-    Attributes, Entry, EntryKind, FileWriter, Layer, LayerFactory, NamedEntry, Tree, TreeError,
+    AttributeChanges, Attributes, Entry, EntryKind, FileWriter, Layer, LayerFactory, NamedEntry,
+    Tree, TreeError,
 };
 use crate::error::Stop;
 use crate::path::{TreePath, decode_name, encode_name};
@@ -234,6 +235,24 @@ impl layer::HostLayer for Guest {
             let from = path(&source_text)?;
             Ok(layer.put_file(to, &source, &from, attributes.try_into()?)?)
         })
+    }
+
+    fn put_contents(
+        &mut self,
+        this: Resource<LayerHandle>,
+        text: String,
+        source: Resource<TreeHandle>,
+        source_text: String,
+        changes: types::AttributeChanges,
+    ) -> Answer<()> {
+        let types::AttributeChanges { uid, gid, mtime } = changes;
+        let source = self.table.get(&source)?.0.clone();
+        let result = self.edit(&this, &text, |layer, to| {
+            let from = path(&source_text)?;
+            Ok(layer.put_contents(to, &source, &from, AttributeChanges { uid, gid, mtime })?)
+        });
+        self.meter.progressed();
+        result
     }
 
     fn put_bytes(

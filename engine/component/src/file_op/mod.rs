@@ -13,7 +13,8 @@ use cofferdam_llb::FileOp;
 use wasmtime::component::HasSelf;
 
 pub use self::traits::{
-    Attributes, Entry, EntryKind, FileWriter, Layer, LayerFactory, NamedEntry, Tree, TreeError,
+    AttributeChanges, Attributes, Entry, EntryKind, FileWriter, Layer, LayerFactory, NamedEntry,
+    Tree, TreeError,
 };
 use crate::error::Error;
 use crate::limits::Limits;

@@ -60,6 +60,17 @@ pub struct NamedEntry {
     pub link_group: Option<u64>,
 }
 
+/// What a copy changes of everything that it copies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttributeChanges {
+    /// New owner.
+    pub uid: Option<u32>,
+    /// New group.
+    pub gid: Option<u32>,
+    /// New modification time in nanoseconds since 1970.
+    pub mtime: Option<i64>,
+}
+
 /// Why a tree or a layer could not do what it was asked. The component is told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TreeError {
@@ -142,6 +153,20 @@ pub trait Layer: Any + Send {
         source: &Arc<dyn Tree>,
         source_path: &TreePath,
         attributes: Attributes,
+    ) -> Result<(), TreeError>;
+
+    /// Puts everything that the directory `source_path` has in it into the directory `path`, which
+    /// must be empty, by reference. Where the source comes from: as for [`Layer::put_file`]. Hard
+    /// links among it stay hard links of each other.
+    ///
+    /// # Errors
+    /// When the source or `path` is no directory, `path` not empty, or the source nests too deep.
+    fn put_contents(
+        &mut self,
+        path: &TreePath,
+        source: &Arc<dyn Tree>,
+        source_path: &TreePath,
+        changes: AttributeChanges,
     ) -> Result<(), TreeError>;
 
     /// Puts a regular file with these bytes.

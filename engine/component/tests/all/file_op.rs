@@ -6,8 +6,8 @@ use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
 
 use cofferdam_component::{
-    Attributes, Entry, EntryKind, Error, FileOps, FileWriter, Frontend, Layer, LayerFactory,
-    NamedEntry, Tree, TreeError, TreePath,
+    AttributeChanges, Attributes, Entry, EntryKind, Error, FileOps, FileWriter, Frontend, Layer,
+    LayerFactory, NamedEntry, Tree, TreeError, TreePath,
 };
 use cofferdam_llb::{
     FileAction, FileActionCopy, FileActionKind, FileActionMkdir, FileActionMkfile, FileActionRm,
@@ -117,6 +117,31 @@ impl Layer for Memory {
         let source = source.downcast_ref::<Memory>().expect("all trees here are in memory");
         let (entry, data) = source.get(source_path)?;
         self.put(path.as_bytes(), Entry { attributes, ..entry }, &data);
+        Ok(())
+    }
+
+    fn put_contents(
+        &mut self,
+        path: &TreePath,
+        source: &Arc<dyn Tree>,
+        source_path: &TreePath,
+        changes: AttributeChanges,
+    ) -> Result<(), TreeError> {
+        let source: &dyn Any = &**source;
+        let source = source.downcast_ref::<Memory>().expect("all trees here are in memory");
+        let below = |path: &[u8]| [path.strip_suffix(b"/").unwrap_or(path), b"/"].concat();
+        let (from, to) = (below(source_path.as_bytes()), below(path.as_bytes()));
+        let nodes = source.0.lock().unwrap().clone();
+        for (at, (mut entry, data)) in nodes {
+            let Some(rest) = at.strip_prefix(from.as_slice()).filter(|r| !r.is_empty()) else {
+                continue;
+            };
+            let attributes = &mut entry.attributes;
+            attributes.uid = changes.uid.unwrap_or(attributes.uid);
+            attributes.gid = changes.gid.unwrap_or(attributes.gid);
+            attributes.mtime = changes.mtime.unwrap_or(attributes.mtime);
+            self.put(&[to.as_slice(), rest].concat(), entry, &data);
+        }
         Ok(())
     }
 

@@ -11,8 +11,8 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 
 use cofferdam_file_op::{
-    Action, ActionInput, ActionKind, Attributes, Copy, Entry, EntryKind, Fault, Layer, NamedEntry,
-    Reader, Tree, Writer, apply,
+    Action, ActionInput, ActionKind, AttributeChanges, Attributes, Copy, Entry, EntryKind, Fault,
+    Layer, NamedEntry, Reader, Tree, Writer, apply,
 };
 
 /// The time of things without a timestamp of their own.
@@ -382,6 +382,46 @@ impl Layer for MemoryLayer {
             return Err(Fault::WrongKind(source_path.to_owned()));
         }
         self.put_regular(path, node.data, attributes)
+    }
+
+    fn put_contents(
+        &self,
+        path: &str,
+        source: &Self::Tree,
+        source_path: &str,
+        changes: &AttributeChanges,
+    ) -> Result<(), Fault> {
+        for (tree, directory) in [(source, source_path), (&self.tree, path)] {
+            if tree.get(directory)?.kind != EntryKind::Directory {
+                return Err(Fault::WrongKind(directory.to_owned()));
+            }
+        }
+        if !self.tree.list(path)?.is_empty() {
+            return Err(Fault::WrongKind(path.to_owned()));
+        }
+        let below = format!("{}/", source_path.trim_end_matches('/'));
+        let nodes = source.nodes.borrow().clone();
+        let under = |at: &str| at.strip_prefix(&below).filter(|rest| !rest.is_empty()).is_some();
+        if nodes.keys().any(|at| under(at) && at[below.len()..].split('/').count() > 2048) {
+            let message = "directories are nested too deep, expected at most 2048 levels";
+            return Err(Fault::Invalid(message.to_owned()));
+        }
+        let names = |group| nodes.iter().filter(|(at, n)| under(at) && n.group == group).count();
+        let mut groups = HashMap::new();
+        for (at, node) in nodes.iter().filter(|(at, _)| under(at)) {
+            let mut node = node.clone();
+            node.group = node
+                .group
+                .filter(|_| names(node.group) > 1)
+                .map(|group| *groups.entry(group).or_insert_with(|| self.tree.fresh_group()));
+            let attributes = &mut node.attributes;
+            attributes.uid = changes.uid.unwrap_or(attributes.uid);
+            attributes.gid = changes.gid.unwrap_or(attributes.gid);
+            attributes.mtime = changes.mtime.unwrap_or(attributes.mtime);
+            let to = format!("{}/{}", path.trim_end_matches('/'), &at[below.len()..]);
+            self.tree.put(&to, node)?;
+        }
+        Ok(())
     }
 
     fn put_bytes(&self, path: &str, data: &[u8], attributes: &Attributes) -> Result<(), Fault> {
