@@ -54,6 +54,7 @@ async fn measure() -> Result<(), Box<dyn std::error::Error>> {
             hosts: Some(String::new()),
             resolv_conf: Some(String::new()),
             limits: Limits::default(),
+            cgroup_parent: String::new(),
             entitlements: Entitlements::default(),
         };
         let (output, _nobody_listens) = tokio::sync::mpsc::channel(1);

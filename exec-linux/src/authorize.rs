@@ -2,7 +2,8 @@
 //! through [`crate::Runner::run`], which calls this first; what is not known to be permitted is
 //! refused. Who grants an entitlement is the caller's affair.
 
-use crate::step::{Mount, Network, Rootfs, Security, Step};
+use crate::rlimits;
+use crate::step::{Limits, Mount, Network, Rootfs, Security, Step, Swap};
 
 /// Why a step may not run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -10,6 +11,9 @@ pub enum Denied {
     /// It asks for something that needs an entitlement the build was not granted.
     #[error("entitlement `{0}` is not granted to this build")]
     Entitlement(&'static str),
+    /// It asks for a cgroup that the user has not named.
+    #[error("the cgroup parent `{0}` was not named by the user (--cgroup-parent)")]
+    CgroupParent(String),
     /// A value that cannot be carried out safely.
     #[error("{field} {value:?} is not allowed: {why}")]
     Invalid {
@@ -46,6 +50,17 @@ pub fn authorize(step: Step) -> Result<Authorized, Denied> {
         Security::Insecure if step.entitlements.security_insecure => {}
         Security::Insecure => return Err(Denied::Entitlement("security.insecure")),
     }
+    match step.cgroup_parent.as_str() {
+        "" => {}
+        parent if parent == step.entitlements.cgroup_parent => {
+            let parts = || parent.trim_matches('/').split('/');
+            if parts().any(|part| matches!(part, "" | "." | "..")) || parent.contains('\0') {
+                return Err(invalid("cgroup parent", parent, "it must be a path without `..`"));
+            }
+        }
+        _ => return Err(Denied::CgroupParent(step.cgroup_parent)),
+    }
+    limits(&step.limits)?;
     if let Rootfs::Overlay(overlay) = &step.rootfs {
         if overlay.writable.is_none() {
             return Err(invalid("root file system", "overlay", "it needs an upper directory"));
@@ -87,6 +102,46 @@ pub fn authorize(step: Step) -> Result<Authorized, Denied> {
     }
     step.mounts.iter().try_for_each(mount)?;
     Ok(Authorized(step))
+}
+
+fn limits(limits: &Limits) -> Result<(), Denied> {
+    let range = |field, value: Option<u64>, range: std::ops::RangeInclusive<u64>, why| match value {
+        Some(value) if !range.contains(&value) => Err(invalid(field, &value.to_string(), why)),
+        _ => Ok(()),
+    };
+    let shares = "expected 2 to 262144";
+    range("cpu shares", limits.cpu_shares, 2..=262_144, shares)?;
+    let period = "expected 1000 to 1000000 microseconds";
+    range("cpu period", limits.cpu_period, 1000..=1_000_000, period)?;
+    let quota = "expected at least 1000 microseconds";
+    range("cpu quota", limits.cpu_quota, 1000..=u64::MAX, quota)?;
+    for (field, list) in
+        [("processors", &limits.cpuset_cpus), ("memory nodes", &limits.cpuset_mems)]
+    {
+        let list = list.as_deref().unwrap_or("0");
+        if list.is_empty() || list.bytes().any(|b| !b.is_ascii_digit() && b != b'-' && b != b',') {
+            return Err(invalid(field, list, "expected a list like `0-2,5`"));
+        }
+    }
+    match (limits.memory_and_swap, limits.memory) {
+        (Some(Swap::Total(total)), Some(memory)) if total < memory => {
+            let why = "it is less than the memory limit, which it includes";
+            return Err(invalid("memory and swap", &total.to_string(), why));
+        }
+        (Some(_), None) => {
+            return Err(invalid("memory and swap", "", "it needs a memory limit"));
+        }
+        _ => {}
+    }
+    for limit in &limits.rlimits {
+        if rlimits::resource(&limit.name).is_none() {
+            return Err(invalid("ulimit", &limit.name, "there is no such resource"));
+        }
+        if limit.soft > limit.hard {
+            return Err(invalid("ulimit", &limit.name, "its soft limit exceeds its hard limit"));
+        }
+    }
+    Ok(())
 }
 
 /// The name of a variable in `NAME=value`.
@@ -141,6 +196,7 @@ mod tests {
             hosts: None,
             resolv_conf: None,
             limits: Limits::default(),
+            cgroup_parent: String::new(),
             entitlements: Entitlements::default(),
         }
     }
@@ -160,7 +216,8 @@ mod tests {
 
     #[test]
     fn privileges_need_their_entitlement() {
-        let granted = Entitlements { network_host: true, security_insecure: true };
+        let granted =
+            Entitlements { network_host: true, security_insecure: true, ..Entitlements::default() };
         assert_eq!(answer(|_| ()), "yes");
         assert_eq!(answer(|s| s.network = Network::None), "yes");
         for (entitlements, network, security) in [
@@ -171,9 +228,11 @@ mod tests {
             ),
             (granted, "yes", "yes"),
         ] {
-            let host = |s: &mut Step| (s.network, s.entitlements) = (Network::Host, entitlements);
-            let insecure =
-                |s: &mut Step| (s.security, s.entitlements) = (Security::Insecure, entitlements);
+            let host =
+                |s: &mut Step| (s.network, s.entitlements) = (Network::Host, entitlements.clone());
+            let insecure = |s: &mut Step| {
+                (s.security, s.entitlements) = (Security::Insecure, entitlements.clone());
+            };
             assert_eq!(answer(host), network);
             assert_eq!(answer(insecure), security);
         }

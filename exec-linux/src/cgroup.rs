@@ -1,9 +1,10 @@
 //! The cgroups of a step: a leaf of the unified hierarchy, by which all its processes can be
-//! killed and its devices restricted, and limits where they were asked for. Where v2 has no
-//! memory or pids controller (hybrid hosts), a leaf of the v1 hierarchy takes its place.
+//! killed and its devices restricted, and limits where they were asked for. A controller that v2
+//! does not have (hybrid hosts) is looked for in the v1 hierarchies.
 //!
 //! A host without usable cgroups still runs steps: the pid namespace kills as surely.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,16 +14,37 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
 use serde::{Deserialize, Serialize};
 
-use crate::step::Limits;
+use crate::step::{Limits, Swap};
+
+/// What limits resources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Controller {
+    Memory,
+    Pids,
+    Cpu,
+    Cpuset,
+}
+
+impl Controller {
+    const ALL: [Self; 4] = [Self::Memory, Self::Pids, Self::Cpu, Self::Cpuset];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Pids => "pids",
+            Self::Cpu => "cpu",
+            Self::Cpuset => "cpuset",
+        }
+    }
+}
 
 /// Where on this host leaves can be made.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hierarchies {
     unified: Option<PathBuf>,
-    unified_memory: bool,
-    unified_pids: bool,
-    memory_v1: Option<PathBuf>,
-    pids_v1: Option<PathBuf>,
+    /// What the unified hierarchy passes on to the leaves.
+    unified_controllers: Vec<Controller>,
+    v1: Vec<(Controller, PathBuf)>,
 }
 
 impl Hierarchies {
@@ -30,42 +52,74 @@ impl Hierarchies {
     /// the engine's own cgroup or, where a v2 cgroup with processes in it cannot pass controllers
     /// on, below the mount's root.
     pub fn discover(name: &str) -> Self {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let found = Self::find(|controller| vec![own_cgroup(&own, controller), "/"], name);
+        found
+            .unified
+            .iter()
+            .chain(found.v1.iter().map(|(_, parent)| parent))
+            .for_each(|p| sweep(p));
+        found
+    }
+
+    /// The same, with a cgroup of the user's as the parent of the leaves: a path from the root of
+    /// the hierarchies, which is made where it does not exist.
+    pub fn below(parent: &str) -> Self {
+        Self::find(|_| vec!["/"], parent.trim_matches('/'))
+    }
+
+    /// The same, in the first of the bases that has what is looked for; the bases depend on the
+    /// v1 controller, which is empty for v2.
+    fn find<'a>(bases: impl Fn(&str) -> Vec<&'a str>, name: &str) -> Self {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let mut found = Self::default();
         for (point, kind, options) in mounts.lines().filter_map(mount) {
             let point = Path::new(point);
-            let is = |controller| kind == "cgroup" && options.split(',').any(|o| o == controller);
-            let parent = |controller| make_parent(point, own_cgroup(&own, controller), name);
             if kind == "cgroup2" && found.unified.is_none() {
-                found.discover_unified(point, own_cgroup(&own, ""), name);
-            } else if is("memory") && found.memory_v1.is_none() {
-                found.memory_v1 = parent("memory");
-            } else if is("pids") && found.pids_v1.is_none() {
-                found.pids_v1 = parent("pids");
+                found.find_unified(point, &bases(""), name);
+            } else if kind == "cgroup" {
+                let controllers = Controller::ALL.into_iter().filter(|controller| {
+                    options.split(',').any(|option| option == controller.name())
+                });
+                for controller in controllers {
+                    let known = found.v1.iter().any(|(known, _)| *known == controller);
+                    let base = bases(controller.name())[0];
+                    if let Some(parent) = (!known).then(|| make_parent(point, base, name)).flatten()
+                    {
+                        found.v1.push((controller, parent));
+                    }
+                }
             }
         }
         found
     }
 
-    fn discover_unified(&mut self, point: &Path, own: &str, name: &str) {
-        for base in [own, "/"] {
+    fn find_unified(&mut self, point: &Path, bases: &[&str], name: &str) {
+        for base in bases {
             let Some(parent) = make_parent(point, base, name) else { continue };
-            for controller in ["+memory", "+pids"] {
-                // Refused where the controller is not there or the cgroup has processes.
-                for directory in [parent.parent().unwrap_or(point), &parent] {
-                    _ = fs::write(directory.join("cgroup.subtree_control"), controller);
+            let mut above: Vec<_> = parent.ancestors().take_while(|dir| *dir != point).collect();
+            above.push(point);
+            // Every directory on the way passes them on, but those that the host's own tree has
+            // set up already are not ours to change.
+            let ours = Path::new(name).components().count() + 1;
+            for directory in above.into_iter().take(ours).rev() {
+                for controller in Controller::ALL {
+                    // Refused where the controller is not there or the cgroup has processes.
+                    let pass_on = format!("+{}", controller.name());
+                    _ = fs::write(directory.join("cgroup.subtree_control"), pass_on);
                 }
             }
             let passed_on =
                 fs::read_to_string(parent.join("cgroup.subtree_control")).unwrap_or_default();
-            let has = |controller| passed_on.split_whitespace().any(|c| c == controller);
-            let controllers = (has("memory"), has("pids"));
-            if self.unified.is_none() || controllers == (true, true) {
-                (self.unified_memory, self.unified_pids) = controllers;
+            let has = |controller: &Controller| {
+                passed_on.split_whitespace().any(|name| name == controller.name())
+            };
+            let controllers: Vec<_> = Controller::ALL.into_iter().filter(has).collect();
+            if self.unified.is_none() || controllers.len() > self.unified_controllers.len() {
+                self.unified_controllers = controllers;
                 self.unified = Some(parent);
             }
-            if controllers == (true, true) || own == "/" {
+            if self.unified_controllers.len() == Controller::ALL.len() {
                 return;
             }
         }
@@ -73,10 +127,45 @@ impl Hierarchies {
 }
 
 fn make_parent(point: &Path, base: &str, name: &str) -> Option<PathBuf> {
-    let parent = point.join(base.trim_start_matches('/')).join(name);
-    match fs::create_dir(&parent) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => None,
-        _ => Some(parent),
+    let mut parent = point.join(base.trim_start_matches('/'));
+    for part in Path::new(name) {
+        parent.push(part);
+        match fs::create_dir(&parent) {
+            Ok(()) => inherit_cpuset(&parent),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(_) => return None,
+        }
+    }
+    Some(parent)
+}
+
+/// Gives a new v1 cgroup the processors and memory nodes of the one above: it has none at first,
+/// and no process can enter it then.
+fn inherit_cpuset(directory: &Path) {
+    let Some(above) = directory.parent() else { return };
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        // Not a cpuset, or a v2 one, which inherits by itself and keeps the file empty.
+        let Ok(own) = fs::read_to_string(directory.join(file)) else { return };
+        if own.trim().is_empty()
+            && let Ok(inherited) = fs::read(above.join(file))
+        {
+            _ = fs::write(directory.join(file), inherited);
+        }
+    }
+}
+
+/// Removes the leaves of engines that are gone, of which nobody else will.
+fn sweep(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.filter_map(Result::ok) {
+        let name = entry.file_name();
+        let engine = name.to_str().and_then(|name| name.split_once('-')?.0.parse::<u32>().ok());
+        if let Some(engine) = engine
+            && !Path::new("/proc").join(engine.to_string()).exists()
+        {
+            // A leaf with processes stays: a helper is still there, and removes it.
+            _ = fs::remove_dir(entry.path());
+        }
     }
 }
 
@@ -108,6 +197,8 @@ pub struct Leaf {
 
 #[derive(Debug)]
 struct Directory {
+    /// The parent's path.
+    path: PathBuf,
     parent: OwnedFd,
     leaf: OwnedFd,
 }
@@ -120,7 +211,7 @@ impl Leaf {
     pub fn new(
         hosts: &Hierarchies,
         name: &str,
-        limits: Limits,
+        limits: &Limits,
     ) -> Result<Self, (String, io::Error)> {
         let mut leaf = Self { name: name.to_owned(), ..Self::default() };
         match leaf.set_up(hosts, limits) {
@@ -132,49 +223,56 @@ impl Leaf {
         }
     }
 
-    fn set_up(&mut self, hosts: &Hierarchies, limits: Limits) -> Result<(), (String, io::Error)> {
+    fn set_up(&mut self, hosts: &Hierarchies, limits: &Limits) -> Result<(), (String, io::Error)> {
         if let Some(parent) = &hosts.unified {
             self.unified = self.make(parent).ok();
         }
-        let unified = self.unified;
-        if let Some(bytes) = limits.memory {
-            let doing = |error| (format!("limiting memory to {bytes} bytes"), error);
-            let index = match (unified, &hosts.memory_v1) {
-                (Some(index), _) if hosts.unified_memory => {
-                    self.write(index, "memory.max", &bytes.to_string()).map_err(doing)?;
-                    // Absent where the kernel has no swap accounting.
-                    _ = self.write(index, "memory.swap.max", "0");
-                    index
-                }
-                (_, Some(parent)) => {
-                    let index = self.make(parent).map_err(doing)?;
-                    self.write(index, "memory.limit_in_bytes", &bytes.to_string())
-                        .map_err(doing)?;
-                    _ = self.write(index, "memory.memsw.limit_in_bytes", &bytes.to_string());
-                    index
-                }
-                _ => return Err(doing(no_controller())),
-            };
-            self.memory = Some(index);
-        }
-        if let Some(count) = limits.pids {
-            let doing = |error| (format!("limiting processes to {count}"), error);
-            let index = match (unified, &hosts.pids_v1) {
-                (Some(index), _) if hosts.unified_pids => index,
-                (_, Some(parent)) => self.make(parent).map_err(doing)?,
-                _ => return Err(doing(no_controller())),
-            };
-            self.write(index, "pids.max", &count.to_string()).map_err(doing)?;
+        for limit in wanted(limits) {
+            self.set(hosts, limit.controller, &limit.values)
+                .map_err(|error| (format!("limiting {limit}"), error))?;
         }
         Ok(())
     }
 
+    /// Sets a limit in whichever hierarchy has the controller.
+    fn set(
+        &mut self,
+        hosts: &Hierarchies,
+        controller: Controller,
+        values: &[Value],
+    ) -> io::Result<()> {
+        let v1 = hosts.v1.iter().find(|(v1, _)| *v1 == controller);
+        let (index, v2) = match (self.unified, v1) {
+            (Some(index), _) if hosts.unified_controllers.contains(&controller) => (index, true),
+            (_, Some((_, parent))) => (self.make(parent)?, false),
+            _ => return Err(no_controller(controller)),
+        };
+        if controller == Controller::Memory {
+            self.memory = Some(index);
+        }
+        for value in values {
+            let (file, text) = if v2 { &value.v2 } else { &value.v1 };
+            match self.write(index, file, text) {
+                Err(_) if value.may_fail => {}
+                written => written?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the leaf in a hierarchy, or returns the one that is there: v1 controllers may share a
+    /// hierarchy.
     fn make(&mut self, parent: &Path) -> io::Result<usize> {
+        if let Some(made) = self.directories.iter().position(|made| made.path == parent) {
+            return Ok(made);
+        }
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let path = parent.to_owned();
         let parent = rustix::fs::open(parent, flags, Mode::empty())?;
         mkdirat(&parent, &self.name, Mode::from_raw_mode(0o755))?;
         let leaf = openat(&parent, &self.name, flags, Mode::empty())?;
-        self.directories.push(Directory { parent, leaf });
+        inherit_cpuset(&path.join(&self.name));
+        self.directories.push(Directory { path, parent, leaf });
         Ok(self.directories.len() - 1)
     }
 
@@ -243,8 +341,97 @@ impl Leaf {
     }
 }
 
-fn no_controller() -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, "this host offers no such cgroup controller")
+fn no_controller(controller: Controller) -> io::Error {
+    let message = format!("this host offers no cgroup controller `{}`", controller.name());
+    io::Error::new(io::ErrorKind::Unsupported, message)
+}
+
+/// A limit, as it is set.
+struct Limit {
+    controller: Controller,
+    /// What is limited to what.
+    title: String,
+    values: Vec<Value>,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.title)
+    }
+}
+
+/// Which file gets which text.
+struct Value {
+    v2: (&'static str, String),
+    v1: (&'static str, String),
+    /// Whether it is only tidy to set it.
+    may_fail: bool,
+}
+
+impl Value {
+    fn new(v2: (&'static str, String), v1: (&'static str, String)) -> Self {
+        Self { v2, v1, may_fail: false }
+    }
+}
+
+/// What CFS calls a tenth of a second, in microseconds.
+const CPU_PERIOD: u64 = 100_000;
+
+fn wanted(limits: &Limits) -> Vec<Limit> {
+    let mut wanted = Vec::new();
+    let mut add = |controller, title: String, values| {
+        wanted.push(Limit { controller, title, values });
+    };
+    if let Some(bytes) = limits.memory {
+        let (v2_swap, v1_total) = match limits.memory_and_swap {
+            Some(Swap::Unlimited) => ("max".to_owned(), "-1".to_owned()),
+            Some(Swap::Total(total)) => ((total - bytes).to_string(), total.to_string()),
+            None => ("0".to_owned(), bytes.to_string()),
+        };
+        let swap = Value {
+            // Absent where the kernel has no swap accounting.
+            may_fail: limits.memory_and_swap.is_none(),
+            ..Value::new(("memory.swap.max", v2_swap), ("memory.memsw.limit_in_bytes", v1_total))
+        };
+        let text = bytes.to_string();
+        let memory = Value::new(("memory.max", text.clone()), ("memory.limit_in_bytes", text));
+        add(Controller::Memory, format!("memory to {bytes} bytes"), vec![memory, swap]);
+    }
+    if let Some(count) = limits.pids {
+        let text = count.to_string();
+        let value = Value::new(("pids.max", text.clone()), ("pids.max", text));
+        add(Controller::Pids, format!("processes to {count}"), vec![value]);
+    }
+    if let Some(shares) = limits.cpu_shares {
+        // From 2..=262144 to 1..=10000, as runc has it.
+        let weight = 1 + (shares.saturating_sub(2) * 9999) / 262_142;
+        let value =
+            Value::new(("cpu.weight", weight.to_string()), ("cpu.shares", shares.to_string()));
+        add(Controller::Cpu, format!("the processor by {shares} shares"), vec![value]);
+    }
+    if limits.cpu_quota.is_some() || limits.cpu_period.is_some() {
+        let period = limits.cpu_period.unwrap_or(CPU_PERIOD);
+        let (v2, v1) = match limits.cpu_quota {
+            Some(quota) => (quota.to_string(), quota.to_string()),
+            None => ("max".to_owned(), "-1".to_owned()),
+        };
+        let both = format!("{v2} {period}");
+        let values = vec![
+            Value::new(("cpu.max", both.clone()), ("cpu.cfs_period_us", period.to_string())),
+            Value::new(("cpu.max", both), ("cpu.cfs_quota_us", v1)),
+        ];
+        add(Controller::Cpu, format!("the processor to {v2} of {period} microseconds"), values);
+    }
+    for (what, file, list) in [
+        ("processors", "cpuset.cpus", &limits.cpuset_cpus),
+        ("memory nodes", "cpuset.mems", &limits.cpuset_mems),
+    ] {
+        if let Some(list) = list {
+            let value = Value::new((file, list.clone()), (file, list.clone()));
+            add(Controller::Cpuset, format!("{what} to {list}"), vec![value]);
+        }
+    }
+    wanted
 }
 
 #[cfg(test)]
@@ -261,5 +448,61 @@ mod tests {
         let line = "36 35 98:0 / /sys/fs/cgroup/x rw,noatime shared:1 - cgroup cgroup rw,memory";
         assert_eq!(mount(line), Some(("/sys/fs/cgroup/x", "cgroup", "rw,memory")));
         assert_eq!(mount("nonsense"), None);
+    }
+
+    #[test]
+    fn limits_are_what_the_kernel_says_afterwards() {
+        let hosts = Hierarchies::discover("cofferdam-cgroup-test");
+        let limits = Limits {
+            memory: Some(64 << 20),
+            memory_and_swap: Some(Swap::Unlimited),
+            pids: Some(77),
+            cpu_shares: Some(512),
+            cpu_quota: Some(50_000),
+            cpu_period: Some(200_000),
+            cpuset_cpus: Some("0".into()),
+            ..Limits::default()
+        };
+        let name = format!("{}-limits", std::process::id());
+        let mut leaf = Leaf::new(&hosts, &name, &limits).expect("root can limit");
+        let has = |file: &str| {
+            let read = |index| leaf.read(index, file).ok();
+            (0..leaf.directories.len()).find_map(read).map(|text| text.trim().to_owned())
+        };
+        for (v2, expected_v2, v1, expected_v1) in [
+            ("memory.max", "67108864", "memory.limit_in_bytes", "67108864"),
+            ("pids.max", "77", "pids.max", "77"),
+            ("cpu.weight", "20", "cpu.shares", "512"),
+            ("cpu.max", "50000 200000", "cpu.cfs_quota_us", "50000"),
+            ("cpu.max", "50000 200000", "cpu.cfs_period_us", "200000"),
+            ("cpuset.cpus", "0", "cpuset.cpus", "0"),
+        ] {
+            match has(v2) {
+                Some(value) if v1 != v2 => assert_eq!(value, expected_v2, "{v2}"),
+                _ => assert_eq!(has(v1).as_deref(), Some(expected_v1), "{v1}"),
+            }
+        }
+        leaf.remove();
+        for (_, parent) in &hosts.v1 {
+            assert!(!parent.join(&name).exists(), "{}", parent.display());
+        }
+    }
+
+    #[test]
+    fn leaves_of_engines_that_are_gone_are_swept() {
+        let name = "cofferdam-sweep-test";
+        let hosts = Hierarchies::discover(name);
+        let parent = hosts.unified.clone().or(hosts.v1.first().map(|v1| v1.1.clone()));
+        let parent = parent.expect("root has a hierarchy");
+        // No process has a number above the limit.
+        let (gone, own) =
+            (parent.join("4194305-1-0"), parent.join(format!("{}-1-0", std::process::id())));
+        for leaf in [&gone, &own] {
+            fs::create_dir_all(leaf).unwrap();
+        }
+        Hierarchies::discover(name);
+        assert!(!gone.exists(), "it is left");
+        assert!(own.exists(), "it was not ours to remove");
+        fs::remove_dir(own).unwrap();
     }
 }

@@ -37,6 +37,7 @@
 mod authorize;
 mod cgroup;
 mod error;
+mod rlimits;
 mod runner;
 mod sandbox;
 mod seal;
@@ -52,8 +53,8 @@ pub use error::Error;
 pub use runner::{Config, Exit, Runner};
 pub use sandbox::{HELPER_ARGV0, sandbox_entry};
 pub use step::{
-    BindSource, Entitlements, Limits, Mount, Network, Overlay, Restrictions, Rootfs, Security,
-    Step, User,
+    BindSource, Entitlements, Limits, Mount, Network, Overlay, Restrictions, Rlimit, Rootfs,
+    Security, Step, Swap, User,
 };
 pub use streams::{Input, Stream, Streams, TerminalEvent, TerminalSize};
 pub use user::{UserError, lookup_user};

@@ -254,11 +254,15 @@ async fn supervise(
     let starting = Error::helper("starting the sandbox helper");
     let number = shared.next.fetch_add(1, Ordering::Relaxed);
     let (lent, descriptors): (Vec<Lent>, Vec<BorrowedFd<'_>>) = shared.lend(&step.0).unzip();
+    let hierarchies = match step.0.cgroup_parent.as_str() {
+        "" => shared.hierarchies.clone(),
+        parent => Hierarchies::below(parent),
+    };
     let order = wire::encode(&Order {
         id: format!("{}-{number}", shared.prefix),
         step: step.0,
         state_dir: shared.state_dir.clone(),
-        hierarchies: shared.hierarchies.clone(),
+        hierarchies,
         filter: shared.filter.clone(),
         input: streams.input.kind(),
         lent,

@@ -37,6 +37,9 @@ pub struct Step {
     pub resolv_conf: Option<String>,
     /// Resource limits.
     pub limits: Limits,
+    /// The cgroup below which the step gets its own, from the root of the hierarchies on; the
+    /// runner's if it is empty. It needs [`Entitlements::cgroup_parent`].
+    pub cgroup_parent: String,
     /// What the build was granted.
     pub entitlements: Entitlements,
 }
@@ -177,20 +180,57 @@ pub enum Security {
     Insecure,
 }
 
-/// Resource limits. One that the host cannot enforce is an error, never ignored.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Resource limits of all processes of a step together, but `rlimits`, which are those of each.
+/// One that the host cannot enforce is an error, never ignored.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Memory and swap together, in bytes.
+    /// Memory, in bytes.
     pub memory: Option<u64>,
+    /// Memory and swap together; only with `memory`. Without it there is no swap.
+    pub memory_and_swap: Option<Swap>,
     /// The number of processes and threads.
     pub pids: Option<u64>,
+    /// The share of a processor that others want, too: 2 to 262144; 1024 is usual.
+    pub cpu_shares: Option<u64>,
+    /// The processor time in each period, in microseconds.
+    pub cpu_quota: Option<u64>,
+    /// The period of `cpu_quota`, in microseconds; a tenth of a second if not given.
+    pub cpu_period: Option<u64>,
+    /// The processors, as a list like `0-2,5` (cpuset(7)).
+    pub cpuset_cpus: Option<String>,
+    /// The memory nodes, likewise.
+    pub cpuset_mems: Option<String>,
+    /// What each process may use (getrlimit(2)).
+    pub rlimits: Vec<Rlimit>,
+}
+
+/// How much swap a step may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Swap {
+    /// As much as there is.
+    Unlimited,
+    /// With the memory so many bytes; not less than the memory.
+    Total(u64),
+}
+
+/// A limit of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// The resource's name in lower case, without `RLIMIT_`.
+    pub name: String,
+    /// The limit that is enforced; `u64::MAX` is none.
+    pub soft: u64,
+    /// How far the process may raise it.
+    pub hard: u64,
 }
 
 /// What a build was granted; nothing by default.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entitlements {
     /// `network.host`
     pub network_host: bool,
     /// `security.insecure`
     pub security_insecure: bool,
+    /// The [`Step::cgroup_parent`] that the user named.
+    pub cgroup_parent: String,
 }

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cofferdam_exec_linux::{
-    BindSource, Exit, Limits, Mount as StepMount, Network, Overlay, Restrictions, Rootfs, Security,
-    Step, Stream as StepStream, Streams, User, lookup_user,
+    BindSource, Exit, Limits, Mount as StepMount, Network, Overlay, Restrictions, Rlimit, Rootfs,
+    Security, Step, Stream as StepStream, Streams, Swap, User, lookup_user,
 };
 use cofferdam_llb::{
-    CacheSharing, ExecOp, Mount, MountKind, NetMode, Op, OpKind, SecurityMode, Vertex,
+    CacheSharing, ExecOp, LinuxResources, Mount, MountKind, NetMode, Op, OpKind, SecurityMode,
+    Ulimit, Vertex,
 };
 use cofferdam_solver::{Context, Stream};
 use cofferdam_store::{Layer, LayerDir, Selection, Snapshot, Store, Tree, Watch};
@@ -99,8 +100,8 @@ pub(crate) async fn run(
     let engine = &context.engine;
     let surroundings = Surroundings {
         resolv_conf: engine.resolv_conf.clone(),
-        memory: context.request.step_memory,
-        entitlements: context.request.entitlements,
+        limits: limits(&context.request.step_limits, vertex.metadata.linux_resources.as_ref()),
+        entitlements: context.request.entitlements.clone(),
     };
     let shown = exec.mounts.iter().map(|mount| match mount.input {
         Some(input) => inputs[input as usize].clone(),
@@ -117,6 +118,7 @@ pub(crate) async fn run(
     let session = &*context.session;
     let (lent, taken) = mounts::take(&engine.store, session, exec, caches).await?;
     let secrets = mounts::secret_variables(session, exec)?;
+    let limits = surroundings.limits.clone();
     let (store, description) = (engine.store.clone(), exec.clone());
     let (mut step, binds) =
         blocking(move || prepare(&store, &description, &shown, lent, surroundings)).await?;
@@ -151,8 +153,7 @@ pub(crate) async fn run(
         Err(error) => error.shell_exit_code().map(StepExit::Code),
     };
     if let Some(exit) = failed {
-        let memory = context.request.step_memory;
-        let failed = Failed { op: op.clone(), name: name.to_owned(), exit, memory, cache_names };
+        let failed = Failed { op: op.clone(), name: name.to_owned(), exit, limits, cache_names };
         let kept = failed_step::keep(&engine.store, failed, binds).await;
         return Err(match ended {
             Ok(_) => Error::Step { command, exit, kept },
@@ -209,7 +210,8 @@ pub(crate) async fn beyond_limit(store: &Store, watches: Arc<[Watch]>) -> Error 
 /// What a step gets that its op does not say.
 pub(crate) struct Surroundings {
     pub(crate) resolv_conf: Option<String>,
-    pub(crate) memory: Option<u64>,
+    /// Without those that the op has, of each process.
+    pub(crate) limits: Limits,
     pub(crate) entitlements: Entitlements,
 }
 
@@ -351,13 +353,52 @@ pub(crate) fn prepare(
         no_new_privileges: false,
         hosts: Some(hosts),
         resolv_conf: surroundings.resolv_conf,
-        limits: Limits { memory: surroundings.memory, ..Limits::default() },
+        limits: Limits {
+            rlimits: meta.ulimits.iter().map(rlimit).collect(),
+            ..surroundings.limits
+        },
+        cgroup_parent: meta.cgroup_parent.clone(),
         entitlements: cofferdam_exec_linux::Entitlements {
             network_host: surroundings.entitlements.network_host,
             security_insecure: surroundings.entitlements.security_insecure,
+            cgroup_parent: surroundings.entitlements.cgroup_parent,
         },
     };
     Ok((step, binds))
+}
+
+/// A limit of each process. Negative is none.
+fn rlimit(limit: &Ulimit) -> Rlimit {
+    let bound = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
+    Rlimit { name: limit.name.to_lowercase(), soft: bound(limit.soft), hard: bound(limit.hard) }
+}
+
+/// What a step may use: what the user says, else what the frontend asks for.
+fn limits(user: &Limits, frontend: Option<&LinuxResources>) -> Limits {
+    let Some(frontend) = frontend else { return user.clone() };
+    let number = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
+    let list = |list: &String| Some(list.clone()).filter(|list| !list.is_empty());
+    let (memory, memory_and_swap) = match user.memory {
+        Some(memory) => (Some(memory), user.memory_and_swap),
+        None => {
+            let swap = match frontend.memory_swap {
+                -1 => Some(Swap::Unlimited),
+                total => number(total).map(Swap::Total),
+            };
+            (number(frontend.memory), swap)
+        }
+    };
+    Limits {
+        memory,
+        memory_and_swap,
+        pids: user.pids,
+        cpu_shares: user.cpu_shares.or(number(frontend.cpu_shares)),
+        cpu_quota: user.cpu_quota.or(number(frontend.cpu_quota)),
+        cpu_period: user.cpu_period.or(number(frontend.cpu_period)),
+        cpuset_cpus: user.cpuset_cpus.clone().or(list(&frontend.cpuset_cpus)),
+        cpuset_mems: user.cpuset_mems.clone().or(list(&frontend.cpuset_mems)),
+        rlimits: Vec::new(),
+    }
 }
 
 /// The layers of a mount as directories, and where what the step writes goes.
@@ -404,9 +445,6 @@ pub(crate) fn refuse_unsupported(op: &Op, exec: &ExecOp) -> Result<(), Error> {
     let unsupported = |what: String| Err(Error::Unsupported(what));
     if !exec.cdi_devices.is_empty() {
         return unsupported("a device for a step".into());
-    }
-    if !exec.meta.ulimits.is_empty() || !exec.meta.cgroup_parent.is_empty() {
-        return unsupported("a ulimit or cgroup parent for a step".into());
     }
     let host = Platform::host();
     if let Some(platform) = op.platform.as_ref().filter(|wanted| wanted.match_rank(&host).is_none())

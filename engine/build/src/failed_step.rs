@@ -5,7 +5,7 @@
 use std::time::{Duration, SystemTime};
 
 pub use cofferdam_exec_linux::Stream as OutputStream;
-use cofferdam_exec_linux::Streams;
+use cofferdam_exec_linux::{Limits, Streams};
 use cofferdam_llb::{ExecOp, Mount, MountKind, Op, OpKind};
 use cofferdam_session::Session;
 use cofferdam_store::{About, Record, Snapshot, Store};
@@ -42,7 +42,7 @@ pub struct FailedStep {
     pub args: Vec<String>,
     identity: Digest,
     op: Op,
-    memory: Option<u64>,
+    limits: Limits,
     mounts: Vec<KeptMount>,
     cache_names: Vec<Digest>,
 }
@@ -75,7 +75,7 @@ pub(crate) struct Failed {
     pub(crate) op: Op,
     pub(crate) name: String,
     pub(crate) exit: StepExit,
-    pub(crate) memory: Option<u64>,
+    pub(crate) limits: Limits,
     /// Names of the directories of its cache mounts.
     pub(crate) cache_names: Vec<Digest>,
 }
@@ -96,7 +96,7 @@ struct Data {
     exit: StepExit,
     /// Milliseconds since 1970.
     failed: u64,
-    memory: Option<u64>,
+    limits: Limits,
     /// For each bind mount, how many layers it showed, and with what the step wrote.
     layers: Vec<(usize, usize)>,
     /// Names of the directories of the cache mounts.
@@ -138,7 +138,7 @@ fn save(store: &Store, failed: Failed, binds: Vec<Bind>) -> Result<(), Error> {
         op: hex::encode(op),
         exit: failed.exit,
         failed: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
-        memory: failed.memory,
+        limits: failed.limits,
         layers,
         caches: failed.cache_names.iter().map(ToString::to_string).collect(),
     };
@@ -184,7 +184,7 @@ impl FailedStep {
             failed: SystemTime::UNIX_EPOCH + Duration::from_millis(data.failed),
             exit: data.exit,
             args: exec.meta.args.clone(),
-            memory: data.memory,
+            limits: data.limits,
             mounts,
             cache_names: data.caches.iter().filter_map(|name| name.parse().ok()).collect(),
             op,
@@ -200,17 +200,19 @@ pub(crate) async fn enter(
     session: &dyn Session,
     streams: Streams,
 ) -> Result<StepExit, Error> {
-    check_entitlements(entry.entitlements, &failed.op.kind)?;
+    check_entitlements(&entry.entitlements, &failed.op.kind)?;
     let OpKind::Exec(exec) = &failed.op.kind else {
         return Err(Error::Internal("only an exec op is kept".into()));
     };
     exec::refuse_unsupported(&failed.op, exec)?;
     let surroundings = Surroundings {
         resolv_conf: engine.resolv_conf.clone(),
-        memory: failed.memory,
+        limits: failed.limits.clone(),
         entitlements: entry.entitlements,
     };
     let (store, mut exec) = (engine.store.clone(), exec.clone());
+    // Whose cgroup that is was the build's affair.
+    exec.meta.cgroup_parent.clear();
     let caches = mounts::known_caches(&exec, &failed.cache_names, &failed.name);
     let (lent, taken) = mounts::take(&store, session, &exec, caches).await?;
     let secrets = mounts::secret_variables(session, &exec)?;

@@ -125,7 +125,7 @@ impl BuildContext {
         edge: Edge,
     ) -> Result<cofferdam_store::Snapshot, Failure> {
         for vertex in graph.reachable(&edge) {
-            if let Err(error) = check_entitlements(self.request.entitlements, &vertex.op.kind) {
+            if let Err(error) = check_entitlements(&self.request.entitlements, &vertex.op.kind) {
                 let excerpts = op_excerpts(source, &vertex.digest);
                 return Err(Failure { excerpts, ..error.into() });
             }

@@ -105,7 +105,7 @@ fn mounted(order: &[&Arc<Vertex>]) -> HashSet<Digest> {
 
 /// Refuses what the user did not grant, also where a result is known or another build is at it.
 /// Whether a step may run at all, `exec-linux` decides once more.
-pub(crate) fn check_entitlements(granted: Entitlements, kind: &OpKind) -> Result<(), Error> {
+pub(crate) fn check_entitlements(granted: &Entitlements, kind: &OpKind) -> Result<(), Error> {
     let OpKind::Exec(exec) = kind else { return Ok(()) };
     let missing = match (exec.network, exec.security) {
         (NetMode::Host, _) if !granted.network_host => "network.host",

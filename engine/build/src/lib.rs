@@ -29,7 +29,9 @@ mod vertex;
 mod wasi;
 
 pub use cofferdam_component::{Limits, Warning};
-pub use cofferdam_exec_linux::{Input, Streams, TerminalEvent, TerminalSize};
+pub use cofferdam_exec_linux::{
+    Input, Limits as StepLimits, Streams, Swap, TerminalEvent, TerminalSize,
+};
 pub use cofferdam_export::{
     Annotations, Compression, ImageOptions, LayoutFormat, LoadTargets, Loaded, Others, Place,
 };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use cofferdam_exec_linux::Limits;
 use cofferdam_export::{ImageOptions, LayoutFormat, LoadTargets, Loaded, Others};
 use cofferdam_registry::{Descriptor, Reference};
 use cofferdam_types::{Digest, Platform};
@@ -23,8 +24,8 @@ pub struct Request {
     pub exports: Vec<Export>,
     /// Images are looked up in their registry even if the store knows them.
     pub pull: bool,
-    /// How much memory each step may use, in bytes; no part of any cache key.
-    pub step_memory: Option<u64>,
+    /// What each step may use; no part of any cache key.
+    pub step_limits: Limits,
     /// The client wants to be told why steps have to run.
     pub why: bool,
     /// Privileges that the user grants to steps.
@@ -32,12 +33,14 @@ pub struct Request {
 }
 
 /// Privileges that a step may ask for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entitlements {
     /// `network.host`
     pub network_host: bool,
     /// `security.insecure`
     pub security_insecure: bool,
+    /// The cgroup parent that the user named; steps may ask for no other.
+    pub cgroup_parent: String,
 }
 
 /// Who translates a request into a graph.

@@ -154,8 +154,11 @@ async fn start(
     mounts::add_variables(&mut env, secrets);
     let env = env.iter().filter_map(|entry| entry.split_once('='));
     let told = progress.clone();
-    let memory =
-        context.request.step_memory.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    let memory = context
+        .request
+        .step_limits
+        .memory
+        .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     let run = ProgramRun {
         args: exec.meta.args.clone(),
         env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use cofferdam_build::Swap;
+
 use crate::error::Error;
 
 const EXIT_CODES: &str = "\
@@ -177,6 +179,68 @@ pub enum Store {
     Sync,
 }
 
+/// Flags that limit what each step may use.
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Limits of each step")]
+pub struct Limits {
+    /// Memory limit, in bytes or with a unit (b, k, m, g)
+    #[arg(short = 'm', long, value_name = "BYTES", value_parser = bytes)]
+    pub memory: Option<u64>,
+    /// Limit of memory and swap together, or "-1" for as much swap as there is [default: no swap,
+    /// if there is a memory limit]
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, requires = "memory")]
+    pub memory_swap: Option<String>,
+    /// Share of the processors that others want, too (2 to 262144; 1024 is usual)
+    #[arg(short = 'c', long, value_name = "SHARES")]
+    pub cpu_shares: Option<u64>,
+    /// Processor time in each period, in microseconds
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub cpu_quota: Option<u64>,
+    /// Length of the periods of "--cpu-quota", in microseconds [default: 100000]
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub cpu_period: Option<u64>,
+    /// Processors (0-3, 0,1)
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes (0-3, 0,1)
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_mems: Option<String>,
+    /// Size of /dev/shm, in bytes or with a unit
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub shm_size: Option<u64>,
+    /// Limit of each process (format: "NAME=SOFT[:HARD]"; -1 is none)
+    #[arg(long = "ulimit", value_name = "ULIMIT")]
+    pub ulimits: Vec<String>,
+    /// Cgroup below which steps get theirs
+    #[arg(long, value_name = "CGROUP")]
+    pub cgroup_parent: Option<String>,
+}
+
+impl Limits {
+    /// What counts for all processes of a step together.
+    ///
+    /// # Errors
+    /// The limit of swap is neither a number of bytes nor -1.
+    pub fn of_all_processes(&self) -> Result<cofferdam_build::StepLimits, Error> {
+        let swap = |text: &str| match text {
+            "-1" => Ok(Swap::Unlimited),
+            _ => bytes(text).map(Swap::Total).map_err(|expected| {
+                Error::usage(format!("--memory-swap `{text}`: {expected}, or -1"))
+            }),
+        };
+        Ok(cofferdam_build::StepLimits {
+            memory: self.memory,
+            memory_and_swap: self.memory_swap.as_deref().map(swap).transpose()?,
+            cpu_shares: self.cpu_shares,
+            cpu_quota: self.cpu_quota,
+            cpu_period: self.cpu_period,
+            cpuset_cpus: self.cpuset_cpus.clone(),
+            cpuset_mems: self.cpuset_mems.clone(),
+            ..cofferdam_build::StepLimits::default()
+        })
+    }
+}
+
 /// Flags of `cofferdam build`.
 #[derive(Args, Debug, Default)]
 pub struct Build {
@@ -194,9 +258,9 @@ pub struct Build {
     /// Allow extra privileged entitlement
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
     pub allow: Vec<Entitlement>,
-    /// Memory limit for each step, in bytes or with a unit (b, k, m, g)
-    #[arg(short = 'm', long, value_name = "BYTES", value_parser = bytes)]
-    pub memory: Option<u64>,
+    /// What steps may use.
+    #[command(flatten)]
+    pub limits: Limits,
     /// Ask about the build instead of building: check, outline, targets or describe; with
     /// ",format=json" in JSON
     #[arg(long, value_name = "METHOD[,format=FORMAT]")]
@@ -403,24 +467,15 @@ const NOT_YET: &[&str] = &[
     "--builder",
     "--cache-from",
     "--cache-to",
-    "--cgroup-parent",
     "--compress",
-    "--cpu-period",
-    "--cpu-quota",
-    "--cpu-shares",
-    "--cpuset-cpus",
-    "--cpuset-mems",
     "--force-rm",
     "--isolation",
-    "--memory-swap",
     "--policy",
     "--provenance",
     "--rm",
     "--sbom",
     "--security-opt",
-    "--shm-size",
     "--squash",
-    "--ulimit",
 ];
 
 /// The limit of the state directory.

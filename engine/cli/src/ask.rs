@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cofferdam_build::{Engine, Entitlements, FrontendChoice, Request, Response};
+use cofferdam_build::{Engine, Entitlements, FrontendChoice, Request, Response, StepLimits};
 use cofferdam_session::LocalSession;
 
 use crate::args::{Format, MaxStorage};
@@ -60,7 +60,7 @@ pub fn explain(
         platforms: Vec::new(),
         exports: Vec::new(),
         pull: false,
-        step_memory: None,
+        step_limits: StepLimits::default(),
         why: false,
         entitlements: Entitlements::default(),
     };

@@ -55,6 +55,7 @@ async fn debug(args: &Debug, config: Config, style: Style) -> Result<u8, Error> 
         entitlements: Entitlements {
             network_host: args.allow.contains(&Entitlement::NetworkHost),
             security_insecure: args.allow.contains(&Entitlement::SecurityInsecure),
+            ..Entitlements::default()
         },
     };
     let result = enter(&engine, step, entry, &session, is_terminal).await;

@@ -138,12 +138,13 @@ pub fn prepare(args: &Build, surroundings: Surroundings<'_>) -> Result<Prepared,
         platforms: platforms(&args.platforms)?,
         exports,
         pull: args.pull,
-        step_memory: args.memory,
+        step_limits: args.limits.of_all_processes()?,
         why: args.why,
         entitlements: Entitlements {
             network_host: args.allow.contains(&Entitlement::NetworkHost)
                 || args.network == NetworkMode::Host,
             security_insecure: args.allow.contains(&Entitlement::SecurityInsecure),
+            cgroup_parent: args.limits.cgroup_parent.clone().unwrap_or_default(),
         },
     };
     Ok(Prepared { request, session, cache_only, insecure, temporary, keys })
@@ -310,6 +311,15 @@ fn frontend_options(args: &Build) -> Result<BTreeMap<String, String>, Error> {
     if !args.add_hosts.is_empty() {
         let hosts: Result<Vec<_>, _> = args.add_hosts.iter().map(|text| add_host(text)).collect();
         set("add-hosts", &hosts?.join(","));
+    }
+    if let Some(bytes) = args.limits.shm_size {
+        set("shm-size", &bytes.to_string());
+    }
+    if !args.limits.ulimits.is_empty() {
+        set("ulimit", &args.limits.ulimits.join(","));
+    }
+    if let Some(parent) = &args.limits.cgroup_parent {
+        set("cgroup-parent", parent);
     }
     match args.network {
         NetworkMode::Default => None,

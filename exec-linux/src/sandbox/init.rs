@@ -18,7 +18,8 @@ use super::program::{self, Program};
 use super::stdio::Stdio;
 use super::{Doing, Result, credentials, device_nodes, failure};
 use crate::cgroup::Leaf;
-use crate::step::{Security, Step, User};
+use crate::rlimits;
+use crate::step::{Rlimit, Security, Step, User};
 use crate::user_namespace::Ids;
 use crate::wire::{Message, Order, Report, send, write_with};
 
@@ -85,6 +86,10 @@ fn prepare_and_exec(context: &Context<'_>) -> Result<std::convert::Infallible> {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }
         .doing(|| "entering a new cgroup namespace".to_owned())?;
     mount_proc(context.mounted, insecure)?;
+    for limit in &step.limits.rlimits {
+        let Rlimit { name, soft, hard } = limit;
+        rlimits::set(limit).doing(|| format!("setting the ulimit `{name}={soft}:{hard}`"))?;
+    }
 
     let dev = context.mounted.dev.as_ref().expect("build mounted /dev");
     let root = context.mounted.root.as_ref().expect("build mounted the root");

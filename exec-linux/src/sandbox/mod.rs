@@ -166,7 +166,7 @@ fn monitor(
     std::env::set_current_dir("/").doing(|| "changing to the host's root".to_owned())?;
     let host = Host::open()?;
 
-    let mut cgroup = Leaf::new(&order.hierarchies, &order.id, step.limits)
+    let mut cgroup = Leaf::new(&order.hierarchies, &order.id, &step.limits)
         .map_err(|(doing, error)| failure(doing, error))?;
     let report = (|| {
         let devices_guarded = match (step.security, cgroup.unified(), device_filter) {

@@ -102,6 +102,7 @@ impl Bench {
             hosts: Some("127.0.0.1 localhost\n".into()),
             resolv_conf: Some("nameserver 192.0.2.1\n".into()),
             limits: Limits::default(),
+            cgroup_parent: String::new(),
             entitlements: Entitlements::default(),
         }
     }

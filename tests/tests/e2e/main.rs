@@ -13,6 +13,7 @@ mod exports;
 mod frontends;
 mod gnu_hello;
 mod images;
+mod limits;
 mod mounts;
 mod progress;
 mod rebuild;
