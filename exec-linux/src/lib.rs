@@ -38,6 +38,7 @@ mod authorize;
 mod cgroup;
 mod error;
 mod rlimits;
+pub mod rootless;
 mod runner;
 mod sandbox;
 mod seal;

@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 
 use rustix::thread::UnshareFlags;
 
+use crate::rootless;
 use crate::sandbox::mount_attributes;
 use crate::seal::SealedProgram;
 
@@ -40,6 +41,10 @@ impl UserNamespace {
     /// # Errors
     /// When the machine does not allow it, which the message says for people.
     pub(crate) fn new(program: &SealedProgram, directory: &Path) -> Result<Self, String> {
+        if !rootless::in_initial_namespace() {
+            // Nor is it needed: who is root here is nobody outside.
+            return Err("the engine itself is in a user namespace".to_owned());
+        }
         let made = Self::make(program)
             .map_err(|error| format!("user namespaces cannot be made here: {error}"))?;
         mount_attributes::clone_mapped(directory, made.descriptor()).map_err(|error| {

@@ -40,6 +40,17 @@ pub struct Cofferdam {
     binary: PathBuf,
     home: TempDir,
     made: Arc<Made>,
+    /// A program and its arguments that starts the program; mostly none.
+    wrapper: Vec<String>,
+}
+
+/// Who runs the program, where it is not who runs the tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// An ordinary user who has a range of subordinate ids.
+    User,
+    /// One who has none, no capability, and no way to gain any.
+    Alone,
 }
 
 impl Cofferdam {
@@ -51,7 +62,23 @@ impl Cofferdam {
     /// # Errors
     /// There is no binary.
     pub fn new() -> Result<Self> {
-        Ok(Self { binary: find_binary()?, home: tempfile::tempdir()?, made: Arc::default() })
+        let (binary, home) = (find_binary()?, tempfile::tempdir()?);
+        Ok(Self { binary, home, made: Arc::default(), wrapper: Vec::new() })
+    }
+
+    /// Has everything from here on done by somebody else, to whom the home directory then belongs.
+    /// What they read has to be readable for everybody.
+    ///
+    /// # Errors
+    /// The home directory cannot be given away.
+    pub fn run_by(mut self, who: Who) -> Result<Self> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/as-user.sh");
+        self.wrapper = vec![script.to_string_lossy().into_owned()];
+        if who == Who::Alone {
+            self.wrapper.push("--alone".to_owned());
+        }
+        run(command("chown", ["-R", "64000:64000"]).arg(self.home.path()))?;
+        Ok(self)
     }
 
     /// The directory that is the user's home, with the state directory in it.
@@ -105,14 +132,14 @@ impl Cofferdam {
     /// A `cofferdam` command with nothing of the user's environment but `PATH`.
     #[must_use]
     pub fn command(&self) -> Command {
-        clean(Command::new(&self.binary), self.home.path())
+        clean(wrapped(&self.wrapper, &self.binary), self.home.path())
     }
 
     /// Starts to describe a build of a context.
     #[must_use]
     pub fn build(&self, context: &Path) -> Build {
         let plan = Plan {
-            wrapper: Vec::new(),
+            wrapper: self.wrapper.clone(),
             binary: self.binary.clone(),
             home: self.home.path().to_owned(),
             context: context.to_owned(),
@@ -143,6 +170,14 @@ impl Drop for Cofferdam {
             assert!(mounts.is_empty(), "left mounted: {mounts:?}");
         }
     }
+}
+
+/// A program that another one starts.
+fn wrapped(wrapper: &[String], binary: &Path) -> Command {
+    let [program, arguments @ ..] = wrapper else { return Command::new(binary) };
+    let mut command = Command::new(program);
+    command.args(arguments).arg(binary);
+    command
 }
 
 /// Gives a command a known environment, and pipes for what it prints.
@@ -177,15 +212,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     fn command(&self) -> Command {
-        let command = match self.wrapper.as_slice() {
-            [] => Command::new(&self.binary),
-            [program, arguments @ ..] => {
-                let mut command = Command::new(program);
-                command.args(arguments).arg(&self.binary);
-                command
-            }
-        };
-        let mut command = clean(command, &self.home);
+        let mut command = clean(wrapped(&self.wrapper, &self.binary), &self.home);
         command.arg("build").arg("--root").arg(self.home.join("state"));
         command.arg("--progress").arg("json").arg(&self.context).args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

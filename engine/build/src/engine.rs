@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use cofferdam_component::{FileOps, Frontend, Limits, Program, Runtime};
 use cofferdam_exec_linux::{Runner, Streams};
+use cofferdam_export::Owners;
 use cofferdam_registry::{Client, ClientConfig};
 use cofferdam_session::Session;
-use cofferdam_solver::Solver;
+use cofferdam_solver::{Job, Solver};
 use cofferdam_source::{GitConfig, GitSource, HttpSource, ImageSource};
 use cofferdam_store::Store;
 use cofferdam_types::Platform;
@@ -39,8 +40,35 @@ pub struct Config {
     pub parallelism: usize,
     /// Contents of `/etc/resolv.conf` for steps; `None` leaves the image's.
     pub resolv_conf: Option<String>,
+    /// What this process may do on the machine.
+    pub privilege: Privilege,
     /// Limits for components.
     pub limits: Limits,
+}
+
+/// What a process may do on the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Privilege {
+    /// It is root.
+    Root,
+    /// It is an ordinary user's, and root of a user namespace: files in the state directory have
+    /// the ids of images, and what is written elsewhere belongs to the user.
+    Namespace,
+    /// It is an ordinary user's: everything works but steps that run on the kernel.
+    None {
+        /// Why it has no more.
+        why: String,
+    },
+}
+
+impl Privilege {
+    /// To whom files belong that are written for the user.
+    pub(crate) fn owners(&self) -> Owners {
+        match self {
+            Self::Root => Owners::Kept,
+            Self::Namespace | Self::None { .. } => Owners::Writer,
+        }
+    }
 }
 
 /// Builds. Cloning is cheap; clones share everything.
@@ -61,6 +89,7 @@ pub(crate) struct Shared {
     pub(crate) files: HttpSource,
     pub(crate) repositories: GitSource,
     pub(crate) resolv_conf: Option<String>,
+    pub(crate) privilege: Privilege,
     runtime: Runtime,
     file_ops: OnceLock<FileOps>,
     runner: OnceCell<Runner>,
@@ -85,6 +114,14 @@ impl Shared {
     /// The most bytes that such a program may have.
     pub(crate) fn program_bytes(&self) -> usize {
         self.runtime.limits().component_bytes
+    }
+
+    /// Makes sure that steps can be run, as far as that is known.
+    pub(crate) fn check_steps(&self) -> Result<(), Error> {
+        match &self.privilege {
+            Privilege::Root | Privilege::Namespace => Ok(()),
+            Privilege::None { why } => Err(Error::NoSteps(why.clone())),
+        }
     }
 
     /// What runs steps.
@@ -127,6 +164,7 @@ impl Engine {
                 store,
                 client,
                 resolv_conf: config.resolv_conf,
+                privilege: config.privilege,
                 runtime,
                 file_ops: OnceLock::new(),
                 runner: OnceCell::new(),
@@ -168,19 +206,7 @@ impl Engine {
         session: Arc<dyn Session>,
         sink: Sink,
     ) -> Result<Response, Failure> {
-        let context = Arc::new(BuildContext {
-            engine: self.shared.clone(),
-            session,
-            id: self.next.fetch_add(1, Ordering::Relaxed),
-            request,
-            renewed: Mutex::default(),
-        });
-        let feed = sink.clone();
-        let feed = Arc::new(move |event| feed(BuildEvent::Vertex(event)));
-        let job = Arc::new(match context.request.why {
-            true => self.solver.job_with_reasons(feed),
-            false => self.solver.job(feed),
-        });
+        let (context, job) = self.begin(request, session, &sink);
         let built = self.run_frontend(&context, &job, &sink).await?;
         let mut images = Vec::new();
         for result in built.results {
@@ -198,10 +224,33 @@ impl Engine {
         Ok(Response { exported, metadata: built.metadata, logs: None })
     }
 
-    async fn run_frontend(
+    /// What a build has from its beginning.
+    pub(crate) fn begin(
+        &self,
+        request: Request,
+        session: Arc<dyn Session>,
+        sink: &Sink,
+    ) -> (Arc<BuildContext>, Arc<Job<OpVertex>>) {
+        let context = Arc::new(BuildContext {
+            engine: self.shared.clone(),
+            session,
+            id: self.next.fetch_add(1, Ordering::Relaxed),
+            request,
+            renewed: Mutex::default(),
+        });
+        let feed = sink.clone();
+        let feed = Arc::new(move |event| feed(BuildEvent::Vertex(event)));
+        let job = Arc::new(match context.request.why {
+            true => self.solver.job_with_reasons(feed),
+            false => self.solver.job(feed),
+        });
+        (context, job)
+    }
+
+    pub(crate) async fn run_frontend(
         &self,
         context: &Arc<BuildContext>,
-        job: &Arc<cofferdam_solver::Job<OpVertex>>,
+        job: &Arc<Job<OpVertex>>,
         sink: &Sink,
     ) -> Result<cofferdam_component::BuildResult, Failure> {
         let (engine, choice) = (self.shared.clone(), context.request.frontend.clone());

@@ -59,6 +59,9 @@ pub enum Error {
         /// Whether it can be entered.
         kept: bool,
     },
+    /// No step can be run by this user on this machine.
+    #[error("a RUN cannot be run here: {0}")]
+    NoSteps(String),
     /// The program of a step on `wasi/wasm` cannot be run.
     #[error("process `{command}`: {reason}")]
     Program {
@@ -186,6 +189,10 @@ impl Error {
             Self::Store(cofferdam_store::Error::Damaged { .. }) => {
                 vec!["check and repair the state directory: cofferdam store verify".into()]
             }
+            Self::NoSteps(_) => vec![
+                "build it as root, or in a place where that is allowed".into(),
+                "see what it needs, and for which lines: cofferdam build --print-tier".into(),
+            ],
             Self::Denied { entitlement, .. } => vec![format!("grant it: --allow {entitlement}")],
             Self::NoSecret { id, .. } => vec![format!(
                 "lend it: --secret id={id},src=FILE, or --secret id={id},env=VARIABLE"
@@ -247,6 +254,7 @@ impl Error {
                 None if matches!(source, cofferdam_exec_linux::Error::Denied(_)) => Kind::User,
                 None => Kind::Config,
             },
+            Self::NoSteps(_) => Kind::Config,
             Self::Internal(_) => Kind::Internal,
         }
     }

@@ -98,6 +98,7 @@ pub(crate) async fn run(
     }
     refuse_unsupported(op, exec)?;
     let engine = &context.engine;
+    engine.check_steps()?;
     let surroundings = Surroundings {
         resolv_conf: engine.resolv_conf.clone(),
         limits: limits(&context.request.step_limits, vertex.metadata.linux_resources.as_ref()),

@@ -105,6 +105,7 @@ async fn one(
         }
         Export::Local { dest, files, others } => {
             let images = images.clone();
+            let owners = context.engine.privilege.owners();
             blocking(move || {
                 let trees = trees(&store, &images, files)?;
                 let apart = trees.iter().all(|(prefix, _)| !prefix.is_empty());
@@ -116,7 +117,7 @@ async fn one(
                     ));
                 }
                 for (prefix, tree) in &trees {
-                    write_directory(tree, others, &dest.join(prefix))?;
+                    write_directory(tree, others, owners, &dest.join(prefix))?;
                 }
                 if others == Others::Delete && apart {
                     let names: Vec<_> = trees.iter().map(|(prefix, _)| prefix.as_str()).collect();

@@ -155,7 +155,7 @@ impl BuildContext {
 }
 
 /// The lines that an op comes from.
-fn op_excerpts(source: &Source, op: &Digest) -> Vec<Excerpt> {
+pub(crate) fn op_excerpts(source: &Source, op: &Digest) -> Vec<Excerpt> {
     let line = |position: Option<cofferdam_llb::Position>| {
         position.and_then(|at| u32::try_from(at.line).ok()).unwrap_or(1)
     };

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use cofferdam_llb::{Graph, NetMode, OpKind, SecurityMode, Vertex};
 use cofferdam_solver::Edge;
 use cofferdam_source::Form;
-use cofferdam_types::{Digest, Hasher};
+use cofferdam_types::{Digest, Hasher, Platform};
 
 use crate::engine::Shared;
 use crate::vertex::OpVertex;
@@ -88,6 +88,10 @@ fn mounted(order: &[&Arc<Vertex>]) -> HashSet<Digest> {
         let inputs = &vertex.op.inputs;
         let passed_on = mounted.contains(&vertex.digest);
         let needed: Vec<&cofferdam_llb::Edge> = match &vertex.op.kind {
+            // What WebAssembly runs gets files, not mounts.
+            OpKind::Exec(_) if vertex.op.platform.as_ref().is_some_and(Platform::is_wasm) => {
+                continue;
+            }
             OpKind::Exec(_) => inputs.iter().collect(),
             OpKind::Merge(_) | OpKind::Diff(_) if passed_on => inputs.iter().collect(),
             // What a copy takes from is not below what it makes. Larger numbers are results of

@@ -24,6 +24,7 @@ mod remote;
 mod request;
 mod source;
 mod state;
+mod tier;
 mod trees;
 mod vertex;
 mod wasi;
@@ -37,7 +38,7 @@ pub use cofferdam_export::{
 };
 pub use cofferdam_solver::{Change, Event, EventKind, Miss, Outcome, Status, Stream};
 pub use cofferdam_source::GitConfig;
-pub use engine::{Config, Engine};
+pub use engine::{Config, Engine, Privilege};
 pub use error::{Diagnostic, Error, Excerpt, Failure, Kind, StepExit};
 pub use failed_step::{Entry, FailedStep, Moment, OutputStream};
 pub use progress::{BuildEvent, Sink};
@@ -48,3 +49,4 @@ pub use request::{
 pub use state::{
     DiskUsage, Filter, Problem, Prune, Pruned, Repair, StateDirectory, Usage, Verified,
 };
+pub use tier::{Need, Tier};

@@ -120,6 +120,10 @@ pub(crate) async fn fetch(
 ) -> Result<Snapshot, Error> {
     match source {
         ResolvedSource::Image(image) => {
+            if form == Form::Directory {
+                // Before anything is written for a step.
+                context.engine.check_steps()?;
+            }
             let (origin, image) = &**image;
             let progress = progress.clone();
             let report = Arc::new(move |blob: &Digest, current, total| {

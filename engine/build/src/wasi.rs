@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use cofferdam_component::{LogStream, Preopen, Program, ProgramRun};
 use cofferdam_exec_linux::User;
-use cofferdam_export::{FileTree, Others, write_directory};
+use cofferdam_export::{FileTree, Others, Owners, write_directory};
 use cofferdam_llb::{ExecOp, Mount, MountKind, NetMode, SecurityMode};
 use cofferdam_solver::{Context, Stream};
 use cofferdam_store::{
@@ -198,7 +198,8 @@ impl Directory {
         let files = FileTree::new(store, &shown, None)?;
         let written = store.new_step_dir()?;
         written.reserve(files.size())?;
-        write_directory(&files, Others::Keep, &written.fs())?;
+        // Owners mean nothing to the program.
+        write_directory(&files, Others::Keep, Owners::Writer, &written.fs())?;
         let before = Stamps::of(&written.fs())?;
         let base = store.tree(&shown)?;
         let is_output = mount.is_output();

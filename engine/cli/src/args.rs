@@ -323,6 +323,9 @@ pub struct Build {
     /// Set type of progress output; quiet is "--quiet"
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     pub progress: ProgressMode,
+    /// Say what the build needs of this machine, and which lines need it, instead of building
+    #[arg(long, conflicts_with_all = ["call", "check", "explain_ignore"])]
+    pub print_tier: bool,
     /// Always attempt to pull all referenced images
     #[arg(long)]
     pub pull: bool,

@@ -3,17 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use cofferdam_build::{Engine, Entitlements, FrontendChoice, Request, Response, StepLimits};
 use cofferdam_session::LocalSession;
 
-use crate::args::{Format, MaxStorage};
+use crate::args::Format;
 use crate::error::{Error, exit};
 use crate::progress::text::{Colours, clean};
 use crate::report::{self, Style};
-use crate::run::{block_on, configure, tell, tell_error};
+use crate::run::{Setup, block_on, configure, tell, tell_error};
 
 /// Prints what the frontend answered, and gives the exit code that goes with it.
 ///
@@ -41,15 +40,8 @@ pub fn answer(response: &Response, format: Format) -> Result<u8, Error> {
 }
 
 /// Runs `cofferdam dockerfile explain`, and gives its exit code.
-pub fn explain(
-    name: Option<String>,
-    format: Format,
-    root: Option<PathBuf>,
-    max_storage: Option<MaxStorage>,
-    file: Option<PathBuf>,
-    style: Style,
-) -> u8 {
-    let config = match configure(root, max_storage, file.as_deref(), &[]) {
+pub fn explain(name: Option<String>, format: Format, setup: Setup, style: Style) -> u8 {
+    let config = match configure(setup, &[]) {
         Ok(config) => config,
         Err(error) => return tell_error(&error, style),
     };

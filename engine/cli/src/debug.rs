@@ -3,14 +3,14 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use cofferdam_build::{Config, Engine, Entitlements, Entry, FailedStep, Moment};
 use cofferdam_llb::{Definition, to_json};
 use cofferdam_session::LocalSession;
 
-use crate::args::{Debug, Entitlement, MaxStorage};
+use crate::args::{Debug, Entitlement};
 use crate::enter::enter;
 use crate::error::{Error, exit};
 use crate::lending::{lend, start_agents};
@@ -19,14 +19,8 @@ use crate::report::Style;
 use crate::{raw_terminal, run};
 
 /// Runs `cofferdam debug` without a further command, and gives its exit code.
-pub fn run(
-    args: &Debug,
-    root: Option<PathBuf>,
-    max_storage: Option<MaxStorage>,
-    file: Option<PathBuf>,
-    style: Style,
-) -> u8 {
-    match run::configure(root, max_storage, file.as_deref(), &[]) {
+pub fn run(args: &Debug, setup: run::Setup, style: Style) -> u8 {
+    match run::configure(setup, &[]) {
         Ok(config) => run::block_on(debug(args, config, style), style),
         Err(error) => run::tell_error(&error, style),
     }

@@ -21,12 +21,13 @@ mod request;
 mod root;
 mod run;
 mod storage;
+mod tier;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use cofferdam_build::Repair;
+use cofferdam_build::{Privilege, Repair};
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command, Debug, DebugCommand, Dockerfile, Store};
@@ -34,6 +35,7 @@ use error::exit;
 use progress::terminal;
 use progress::text::Colours;
 use report::Style;
+use run::Setup;
 
 fn main() -> ExitCode {
     // Before anything else: this process may be the helper of a step.
@@ -50,25 +52,40 @@ fn main() -> ExitCode {
     };
     show_logs(colours);
     terminal::guard_panics();
-    let Cli { root: flag, max_storage, config, command } = cli;
-    let is_root = rustix::process::geteuid().is_root();
-    let root = root::state_directory(flag.clone(), &|name| std::env::var_os(name), is_root);
+    let Cli { root: flag, max_storage, config: file, command } = cli;
     let done = |()| exit::OK;
+    let setup = || {
+        let env = |name: &str| std::env::var_os(name);
+        let is_root = rustix::process::geteuid().is_root();
+        // Where it is depends on who starts the program, which then may become another.
+        let root = root::state_directory(flag.clone(), &env, is_root)?;
+        let privilege = if is_root { Privilege::Root } else { root::become_root(&env) };
+        Ok(Setup { flag, root, max_storage, file, privilege })
+    };
     let result = match command {
-        Command::Build(args) => return run::run(&args, flag, max_storage, config, style).into(),
-        Command::Dockerfile(Dockerfile::Explain { name, format }) => {
-            return ask::explain(name, format, flag, max_storage, config, style).into();
-        }
+        Command::Build(args) => match setup() {
+            Ok(setup) => return run::run(&args, setup, style).into(),
+            Err(error) => Err(error),
+        },
+        Command::Dockerfile(Dockerfile::Explain { name, format }) => match setup() {
+            Ok(setup) => return ask::explain(name, format, setup, style).into(),
+            Err(error) => Err(error),
+        },
         Command::Debug(Debug { command: Some(DebugCommand::DumpLlb { file }), .. }) => {
             debug::dump_llb(&file).map(done)
         }
-        Command::Debug(args) => return debug::run(&args, flag, max_storage, config, style).into(),
-        Command::Du(args) => root.and_then(|root| storage::du(&root, &args)).map(done),
-        Command::Prune(args) => root.and_then(|root| storage::prune(&root, &args)).map(done),
-        Command::Store(Store::Sync) => root.and_then(|root| storage::sync(&root)).map(done),
+        Command::Debug(args) => match setup() {
+            Ok(setup) => return debug::run(&args, setup, style).into(),
+            Err(error) => Err(error),
+        },
+        Command::Du(args) => setup().and_then(|setup| storage::du(&setup.root, &args)).map(done),
+        Command::Prune(args) => {
+            setup().and_then(|setup| storage::prune(&setup.root, &args)).map(done)
+        }
+        Command::Store(Store::Sync) => setup().and_then(|s| storage::sync(&s.root)).map(done),
         Command::Store(Store::Verify { dry_run }) => {
             let repair = if dry_run { Repair::Report } else { Repair::Drop };
-            root.and_then(|root| storage::verify(&root, repair))
+            setup().and_then(|setup| storage::verify(&setup.root, repair))
         }
         Command::Version => {
             // A reader that went away has no use for it.

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use cofferdam_build::{GitConfig, LoadTargets};
+use cofferdam_build::{GitConfig, LoadTargets, Privilege};
 use cofferdam_registry::DockerConfig;
 
 use crate::args::{self, MaxStorage};
@@ -46,6 +46,17 @@ pub fn state_directory(
             "no place for the state directory: set --root, COFFERDAM_ROOT or HOME".into(),
         )
     })
+}
+
+/// Makes an ordinary user's process root of a user namespace of its own, where that is possible.
+/// Must be called before there is a second thread.
+pub fn become_root(env: Environment<'_>) -> Privilege {
+    let search = env("PATH").unwrap_or_default();
+    let search = std::env::split_paths(&search).chain(["/usr/bin".into()]);
+    match cofferdam_exec_linux::rootless::enter(search.filter(|path| path.is_absolute())) {
+        Ok(()) => Privilege::Namespace,
+        Err(error) => Privilege::None { why: error.to_string() },
+    }
 }
 
 /// How much the state directory may take: what the flag or the environment says, else most of

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 
-use cofferdam_build::{Config, Engine, Limits, Response};
+use cofferdam_build::{Config, Engine, Limits, Privilege, Response};
 use cofferdam_registry::ClientConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -21,22 +21,30 @@ use crate::lending::{KeyAgent, start_agents};
 use crate::progress::{Display, Seen, View, terminal};
 use crate::report::{self, Style};
 use crate::request::{Prepared, Surroundings, prepare};
-use crate::{raw_terminal, root, storage};
+use crate::{raw_terminal, root, storage, tier};
 
 /// Ops that may run at once, however few processors there are: steps wait for the network, for
 /// the disk, for each other's servers, and stages that do not need each other should not queue.
 const MIN_PARALLELISM: usize = 32;
 
+/// What the flags of all commands say, and who the program is.
+pub struct Setup {
+    /// `--root`
+    pub flag: Option<PathBuf>,
+    /// The state directory.
+    pub root: PathBuf,
+    /// `--max-storage`
+    pub max_storage: Option<MaxStorage>,
+    /// `--config`
+    pub file: Option<PathBuf>,
+    /// What the program may do on the machine.
+    pub privilege: Privilege,
+}
+
 /// Runs the command and gives its exit code.
-pub fn run(
-    args: &Build,
-    root: Option<PathBuf>,
-    max_storage: Option<MaxStorage>,
-    file: Option<PathBuf>,
-    style: Style,
-) -> u8 {
-    let enter = enter_hint(root.as_deref());
-    match ready(args, root, max_storage, file.as_deref()) {
+pub fn run(args: &Build, setup: Setup, style: Style) -> u8 {
+    let enter = enter_hint(setup.flag.as_deref());
+    match ready(args, setup) {
         Ok((config, prepared, _agents)) => {
             block_on(drive(args, config, prepared, &enter, style), style)
         }
@@ -62,19 +70,14 @@ pub fn tell(text: &str) {
 }
 
 /// Reads the command line and the machine.
-fn ready(
-    args: &Build,
-    root: Option<PathBuf>,
-    max_storage: Option<MaxStorage>,
-    file: Option<&Path>,
-) -> Result<(Config, Prepared, Vec<KeyAgent>), Error> {
+fn ready(args: &Build, setup: Setup) -> Result<(Config, Prepared, Vec<KeyAgent>), Error> {
     let surroundings = Surroundings {
         env: &|name| std::env::var_os(name),
         stdin: &mut io::stdin(),
         stdout_is_terminal: io::stdout().is_terminal(),
     };
     let mut prepared = prepare(args, surroundings)?;
-    let mut config = configure(root, max_storage, file, &args.insecure_registries)?;
+    let mut config = configure(setup, &args.insecure_registries)?;
     for host in &prepared.insecure {
         let host = config.registries.hosts.entry(host.clone()).or_default();
         (host.http, host.insecure) = (Some(true), true);
@@ -88,21 +91,16 @@ fn ready(
 ///
 /// # Errors
 /// When the machine lacks something, or the user's set-up cannot be read.
-pub fn configure(
-    root: Option<PathBuf>,
-    max_storage: Option<MaxStorage>,
-    file: Option<&Path>,
-    insecure_registries: &[String],
-) -> Result<Config, Error> {
+pub fn configure(setup: Setup, insecure_registries: &[String]) -> Result<Config, Error> {
+    let Setup { flag: _, root, max_storage, file, privilege } = setup;
     let env = |name: &str| -> Option<OsString> { std::env::var_os(name) };
     let credentials = Arc::new(root::credentials(&env)?);
     let registries = ClientConfig { credentials, ..ClientConfig::default() };
-    let mut registries = config::apply(file, &env, registries)?;
+    let mut registries = config::apply(file.as_deref(), &env, registries)?;
     for host in insecure_registries {
         registries.hosts.entry(host.clone()).or_default().http = Some(true);
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let root = root::state_directory(root, &env, rustix::process::geteuid().is_root())?;
     Ok(Config {
         max_storage: root::max_storage(max_storage, &env, &root)?,
         root,
@@ -110,6 +108,7 @@ pub fn configure(
         git: root::git(&env),
         parallelism: cores.max(MIN_PARALLELISM),
         resolv_conf: root::resolv_conf(Path::new("/etc/resolv.conf"))?,
+        privilege,
         limits: Limits::default(),
     })
 }
@@ -146,6 +145,9 @@ async fn drive(
     style: Style,
 ) -> Result<u8, Error> {
     let Prepared { request, session, cache_only, temporary: _temporary, .. } = prepared;
+    if args.print_tier {
+        return tier::print(config, request, session, style).await;
+    }
     let interrupted = listen()?;
     let root = config.root.clone();
     let engine = Engine::open(config)?;

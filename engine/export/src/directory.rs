@@ -38,13 +38,27 @@ pub enum Others {
     Delete,
 }
 
+/// To whom files that are written belong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owners {
+    /// To whom they belong in the tree; only root can give files away.
+    Kept,
+    /// To who writes them.
+    Writer,
+}
+
 /// Writes a tree into the directory `dest`, which is made if it does not exist. Scratch is an
 /// empty directory. The attributes of `dest` itself stay as they are.
 ///
 /// # Errors
 /// When something cannot be read or written, or a directory that should stay is in the way of a
 /// file.
-pub fn write_directory(files: &FileTree, others: Others, dest: &Path) -> Result<()> {
+pub fn write_directory(
+    files: &FileTree,
+    others: Others,
+    owners: Owners,
+    dest: &Path,
+) -> Result<()> {
     let FileTree { tree, times } = files;
     fs::create_dir_all(dest).io("cannot create", dest)?;
     // The path of `dest` is the user's own: here links are followed.
@@ -61,7 +75,7 @@ pub fn write_directory(files: &FileTree, others: Others, dest: &Path) -> Result<
         links: HashMap::new(),
         times,
         others,
-        privileged: rustix::process::geteuid().is_root(),
+        owners,
         // Random, so that the tree cannot have it.
         partial: format!(".cofferdam-{:016x}", RandomState::new().build_hasher().finish()),
     };
@@ -114,7 +128,7 @@ struct Writer<'a> {
     links: HashMap<LinkGroup, Vec<Vec<u8>>>,
     times: &'a Times,
     others: Others,
-    privileged: bool,
+    owners: Owners,
     /// What files are called until they are complete.
     partial: String,
 }
@@ -256,7 +270,7 @@ impl Writer<'_> {
     fn attributes(&self, fd: BorrowedFd<'_>, node: &Node, symlink: bool) -> io::Result<()> {
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let Attributes { mode, uid, gid, mtime: _, xattrs } = &node.attributes;
-        if self.privileged {
+        if self.owners == Owners::Kept {
             let (owner, group) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
             chownat(CWD, &path, Some(owner), Some(group), AtFlags::empty())?;
         }

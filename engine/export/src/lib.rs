@@ -30,7 +30,7 @@ use std::sync::Arc;
 pub use annotations::{Annotations, Place};
 pub use artifact::build_artifact;
 pub use compress::Compression;
-pub use directory::{Others, delete_others, write_directory};
+pub use directory::{Others, Owners, delete_others, write_directory};
 pub use entries::write_tar;
 pub use error::{Error, Result};
 pub use files::{FileTree, check_disjoint};

@@ -47,7 +47,7 @@ pub use holds::Keep;
 pub use layer::{HeldLayer, Layer, LayerId, Snapshot};
 pub use limit::{Reservation, disk_usage};
 pub use local::{LocalFile, LocalIndex, StatKey};
-pub use materialize::set_attributes;
+pub use materialize::{make_device, mark_opaque, set_attributes};
 pub use named::{DirId, DirRequest, NamedDir, Sharing};
 pub use node::{Attributes, Content, Directory, Name, Node, NodeKind, PackId, Regular};
 pub use packs::{PackWriter, SharedPackWriter};

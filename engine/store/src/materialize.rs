@@ -14,6 +14,8 @@ use rustix::fs::{
     llistxattr, lsetxattr, makedev, mknodat, utimensat,
 };
 
+use rustix::io::Errno;
+
 use crate::error::IoContext;
 use crate::{
     Attributes, Content, Error, LayerId, Node, NodeKind, Regular, Reservation, Result, Store, db,
@@ -103,8 +105,7 @@ impl Writer<'_> {
                     self.write(&path.join(std::ffi::OsStr::from_bytes(name)), child)?;
                 }
                 if directory.opaque {
-                    lsetxattr(path, "trusted.overlay.opaque", b"y", XattrFlags::empty())
-                        .io("cannot mark as opaque", path)?;
+                    mark_opaque(path)?;
                 }
             }
             NodeKind::Regular(regular) => {
@@ -127,10 +128,10 @@ impl Writer<'_> {
             }
             NodeKind::Whiteout => return special(FileType::CharacterDevice, 0),
             NodeKind::CharacterDevice(major, minor) => {
-                special(FileType::CharacterDevice, makedev(*major, *minor))?;
+                make_device(path, FileType::CharacterDevice, *major, *minor)?;
             }
             NodeKind::BlockDevice(major, minor) => {
-                special(FileType::BlockDevice, makedev(*major, *minor))?;
+                make_device(path, FileType::BlockDevice, *major, *minor)?;
             }
             NodeKind::Fifo => special(FileType::Fifo, 0)?,
             NodeKind::Socket => special(FileType::Socket, 0)?,
@@ -204,6 +205,32 @@ fn same_xattrs(path: &Path, attributes: &Attributes) -> bool {
     }
 }
 
+/// Makes a device node, or an empty file in its place where this process may not make any (in a
+/// user namespace, as an ordinary user): the node of the manifest is what is exported.
+///
+/// # Errors
+/// When neither can be made.
+pub fn make_device(path: &Path, kind: FileType, major: u32, minor: u32) -> Result<()> {
+    match mknodat(CWD, path, kind, Mode::RUSR | Mode::WUSR, makedev(major, minor)) {
+        Err(Errno::PERM) => File::create_new(path).map(drop).io("cannot create", path),
+        made => made.io("cannot create", path),
+    }
+}
+
+/// Marks a directory as one that hides what layers below have in its place: with the attribute
+/// that an overlay takes its notes from, which for an ordinary user is another one.
+///
+/// # Errors
+/// When neither can be set.
+pub fn mark_opaque(path: &Path) -> Result<()> {
+    let mark = |name| lsetxattr(path, name, b"y", XattrFlags::empty());
+    match mark("trusted.overlay.opaque") {
+        Err(Errno::PERM) => mark("user.overlay.opaque"),
+        marked => marked,
+    }
+    .io("cannot mark as opaque", path)
+}
+
 /// Sets owner, extended attributes, permissions and time of a path, in the order in which they do
 /// not undo each other. A symlink is not followed.
 ///
@@ -218,10 +245,20 @@ pub fn set_attributes(path: &Path, node: &Node) -> Result<()> {
         Some(Gid::from_raw(*gid)),
         AtFlags::SYMLINK_NOFOLLOW,
     )
+    .map_err(|error| match error {
+        // What the kernel says of an id that a user namespace does not have.
+        Errno::INVAL => io::Error::other(format!(
+            "its owner {uid}:{gid} is beyond the ids that this user has (/etc/subuid, /etc/subgid)"
+        )),
+        error => error.into(),
+    })
     .io("cannot change the owner of", path)?;
     for (name, value) in xattrs {
-        lsetxattr(path, name.as_str(), value, XattrFlags::empty())
-            .io("cannot set an attribute of", path)?;
+        match lsetxattr(path, name.as_str(), value, XattrFlags::empty()) {
+            // Only the machine's root may set these, and only it takes notice of them.
+            Err(Errno::PERM) if name.starts_with("trusted.") || name.starts_with("security.") => {}
+            set => set.io("cannot set an attribute of", path)?,
+        }
     }
     if !matches!(node.kind, NodeKind::Symlink(_)) {
         // After chown, which clears the setuid bit.

@@ -5,12 +5,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, Uid, chownat, makedev, mkdirat, mknodat, symlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, Uid, chownat, makedev, mkdirat, mknodat, symlinkat,
 };
+use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::mount_attributes::{NO_DEV, NO_EXEC, NO_SUID};
 use super::mounts::{attach, new_file_system};
-use super::{Doing, Result, paths};
+use super::paths::{self, Kind};
+use super::{Doing, Result};
 use crate::step::Security;
 use crate::user_namespace::Ids;
 
@@ -48,21 +50,48 @@ const LINKS: [(&str, &str); 6] = [
     ("core", "/proc/kcore"),
 ];
 
-/// Makes /dev, not attached yet. Its mode must be 0755: package scripts fail on others.
+/// Devices of the host, to be mounted where none can be made.
+pub struct HostDevices(Vec<(String, OwnedFd)>);
+
+impl HostDevices {
+    /// Takes those that a step gets, as long as the host's /dev can be seen. The usual ones have to
+    /// be there.
+    pub fn take(security: Security) -> Result<Self> {
+        let take = |name: &str| -> io::Result<(String, OwnedFd)> {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            Ok((name.to_owned(), open_tree(CWD, format!("/dev/{name}"), flags)?))
+        };
+        let usual = DEVICES.iter().map(|(name, ..)| {
+            take(name).doing(|| format!("taking the host's device `/dev/{name}`"))
+        });
+        let mut devices = usual.collect::<Result<Vec<_>>>()?;
+        if security == Security::Insecure {
+            let others = INSECURE_DEVICES.iter().filter(|(name, ..)| !name.contains('/'));
+            devices.extend(others.filter_map(|(name, ..)| take(name).ok()));
+        }
+        Ok(Self(devices))
+    }
+
+    /// Mounts them in a step's /dev, which must be attached.
+    pub fn mount(self, dev: &OwnedFd) -> Result<()> {
+        for (name, device) in self.0 {
+            paths::create(dev, &name, Kind::File)
+                .and_then(|()| attach(device, paths::resolve(dev, &name)?))
+                .doing(|| format!("mounting the device `/dev/{name}`"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes /dev, not attached yet, with device nodes. Its mode must be 0755: package scripts fail on
+/// others.
 pub fn make(security: Security) -> io::Result<OwnedFd> {
-    let options = [("mode", "0755"), ("size", "65536k")];
-    let dev = new_file_system("tmpfs", &options, NO_SUID | NO_EXEC)?;
+    let dev = make_without_nodes()?;
     let node = |name: &str, kind, mode, major, minor| {
         mknodat(&dev, name, kind, Mode::from_raw_mode(mode), makedev(major, minor))
     };
     for (name, major, minor) in DEVICES {
         node(name, FileType::CharacterDevice, 0o666, major, minor)?;
-    }
-    for directory in ["pts", "shm", "mqueue"] {
-        mkdirat(&dev, directory, Mode::from_raw_mode(0o755))?;
-    }
-    for (name, target) in LINKS {
-        symlinkat(target, &dev, name)?;
     }
     if security == Security::Insecure {
         mkdirat(&dev, "net", Mode::from_raw_mode(0o755))?;
@@ -72,6 +101,19 @@ pub fn make(security: Security) -> io::Result<OwnedFd> {
         for minor in 0..INSECURE_LOOP_DEVICES {
             node(&format!("loop{minor}"), FileType::BlockDevice, 0o600, LOOP_MAJOR, minor)?;
         }
+    }
+    Ok(dev)
+}
+
+/// The same without.
+pub fn make_without_nodes() -> io::Result<OwnedFd> {
+    let options = [("mode", "0755"), ("size", "65536k")];
+    let dev = new_file_system("tmpfs", &options, NO_SUID | NO_EXEC)?;
+    for directory in ["pts", "shm", "mqueue"] {
+        mkdirat(&dev, directory, Mode::from_raw_mode(0o755))?;
+    }
+    for (name, target) in LINKS {
+        symlinkat(target, &dev, name)?;
     }
     Ok(dev)
 }

@@ -31,6 +31,7 @@ use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal, umask};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use crate::cgroup::Leaf;
+use crate::rootless;
 use crate::step::{Network, Security};
 use crate::user_namespace::{self, Ids};
 use crate::wire::{
@@ -38,7 +39,7 @@ use crate::wire::{
 };
 
 use device_nodes::Listener;
-use mounts::Mounted;
+use mounts::{Mounted, Privilege};
 pub use mounts::{STAGE, STUB_LAYERS};
 use stdio::{Stdio, onto};
 
@@ -139,6 +140,7 @@ struct Host {
     proc: OwnedFd,
     /// Its mount namespace.
     mounts: OwnedFd,
+    privilege: Privilege,
 }
 
 impl Host {
@@ -151,6 +153,10 @@ impl Host {
             null: open("/dev/null", OFlags::RDWR)?,
             proc: open("/proc", OFlags::PATH | OFlags::DIRECTORY)?,
             mounts: open("/proc/self/ns/mnt", OFlags::RDONLY)?,
+            privilege: match rootless::in_initial_namespace() {
+                true => Privilege::Machine,
+                false => Privilege::Namespace,
+            },
         })
     }
 }
@@ -171,6 +177,8 @@ fn monitor(
     let report = (|| {
         let devices_guarded = match (step.security, cgroup.unified(), device_filter) {
             (Security::Insecure, ..) => true,
+            // The kernel lets nobody make one.
+            _ if host.privilege == Privilege::Namespace => true,
             (Security::Sandbox, Some(unified), Some(filter)) => {
                 device_filter::attach(&filter, unified).is_ok()
             }
@@ -181,9 +189,10 @@ fn monitor(
             .doing(|| format!("setting the host name `{}`", step.hostname))?;
         let mut mounted = Mounted::default();
         let user = namespaces.user.as_ref().map(AsFd::as_fd);
-        let ended = mounts::build(order, user, devices_guarded, &mut mounted).and_then(|()| {
-            run(order, namespaces, &mounted, &cgroup, devices_guarded, socket, &host)
-        });
+        let ended = mounts::build(order, host.privilege, user, devices_guarded, &mut mounted)
+            .and_then(|()| {
+                run(order, namespaces, &mounted, &cgroup, devices_guarded, socket, &host)
+            });
         // Back to the host, even from half-built mounts: only then can stubs be removed.
         let left = move_into_link_name_space(host.mounts.as_fd(), Some(LinkNameSpaceType::Mount));
         mounted.stubs.remove();

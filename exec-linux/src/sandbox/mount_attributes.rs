@@ -57,14 +57,32 @@ pub fn clone_mapped(path: &Path, user_namespace: BorrowedFd<'_>) -> io::Result<O
     Ok(mount)
 }
 
+/// Clones a mount with all that are below it, which root of a user namespace may not separate.
+pub fn clone_all(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    Ok(open_tree(CWD, path, flags)?)
+}
+
+/// Adds attributes to a mount and all that are below it.
+pub fn set_all(mount: impl AsFd, attributes: u64) -> io::Result<()> {
+    let attr = MountAttr { set: attributes, clear: 0, propagation: 0, user_namespace: 0 };
+    apply_with(mount, attr, libc::AT_RECURSIVE)
+}
+
 fn apply(mount: impl AsFd, attr: MountAttr) -> io::Result<()> {
+    apply_with(mount, attr, 0)
+}
+
+fn apply_with(mount: impl AsFd, attr: MountAttr, flags: i32) -> io::Result<()> {
     // SAFETY: the path is empty and NUL-terminated, and `attr` has the size that is said.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
             mount.as_fd().as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
+            libc::AT_EMPTY_PATH | flags,
             &raw const attr,
             size_of::<MountAttr>(),
         )

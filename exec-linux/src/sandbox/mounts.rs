@@ -21,6 +21,7 @@ use super::{Doing, Result, dev};
 use crate::authorize::LOWERS_MAX;
 use crate::step::{BindSource, Mount, Overlay, Restrictions, Rootfs, Security};
 use crate::wire::Order;
+use dev::HostDevices;
 
 /// The directory of the state directory on which sources are attached while they are prepared,
 /// seen by the helper alone: older kernels only clone mounts that are attached somewhere.
@@ -28,6 +29,16 @@ pub const STAGE: &str = "stage";
 
 /// The directory of the state directory that holds the layers of mount stubs.
 pub const STUB_LAYERS: &str = "stubs";
+
+/// Whose kernel it is: what the helper may do in the namespace that it is started in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Privilege {
+    /// That of the machine's root.
+    Machine,
+    /// That of root of a user namespace: some file systems take other options, devices and the
+    /// host's network cannot be had anew.
+    Namespace,
+}
 
 /// What `init` and the clean-up need of the mounts.
 #[derive(Debug, Default)]
@@ -57,6 +68,7 @@ struct Prepared<'a> {
 /// on makes files as the step's root.
 pub fn build(
     order: &Order,
+    privilege: Privilege,
     user_namespace: Option<BorrowedFd<'_>>,
     devices_guarded: bool,
     mounted: &mut Mounted,
@@ -70,7 +82,7 @@ pub fn build(
     };
     let stage = order.state_dir.join(STAGE);
     let host = HostFiles::new(&stage, user_namespace, layers.into_iter().flatten())?;
-    let sources = Sources::new(&host)?;
+    let sources = Sources::new(&host, privilege)?;
     mounted.empty = Some(sources.empty()?);
     let mut prepared = Vec::new();
     let own = [("/etc/hosts", &step.hosts), ("/etc/resolv.conf", &step.resolv_conf)];
@@ -91,10 +103,16 @@ pub fn build(
                 stubs::layer(&stub_layers, &order.id, &dests)
                     .doing(|| format!("making mount stubs in `{}`", stub_layers.display()))
             })?;
-            mount_overlay(&host, overlay, Some(host.open(&bottom)?))?
+            sources.overlay(overlay, Some(host.open(&bottom)?))?
         }
     };
     attributes::set(&root, always).doing(|| "restricting the root file system".to_owned())?;
+    // As long as the host's can be seen.
+    let devices = match privilege {
+        Privilege::Machine => None,
+        Privilege::Namespace => Some(HostDevices::take(step.security)?),
+    };
+    let sys = sys(privilege, step.security)?;
     enter(&root)?;
     let root = mounted.root.insert(root);
 
@@ -102,14 +120,16 @@ pub fn build(
         paths::ensure(&*root, dest, kind, &mut mounted.stubs)
             .doing(|| format!("making the mount point `{dest}`"))
     };
-    let dev = dev::make(step.security).doing(|| "making /dev".to_owned())?;
+    let dev = match devices {
+        None => dev::make(step.security),
+        Some(_) => dev::make_without_nodes(),
+    };
+    let dev = dev.doing(|| "making /dev".to_owned())?;
     attach(&dev, target("/dev", Kind::Directory)?).doing(|| "mounting /dev".to_owned())?;
+    devices.map_or(Ok(()), |devices| devices.mount(&dev))?;
     dev::mount_children(&dev, host.ids())?;
     mounted.dev = Some(dev);
 
-    let read_only = if step.security == Security::Insecure { 0 } else { READ_ONLY };
-    let sys = new_file_system("sysfs", &[], read_only | NO_SUID | NO_DEV | NO_EXEC)
-        .doing(|| "making /sys".to_owned())?;
     attach(&sys, target("/sys", Kind::Directory)?).doing(|| "mounting /sys".to_owned())?;
     mounted.sys = Some(sys);
     mounted.proc_target = Some(target("/proc", Kind::Directory)?);
@@ -118,6 +138,19 @@ pub fn build(
         attach(mount, target(dest, kind)?).doing(|| format!("mounting `{dest}`"))?;
     }
     Ok(())
+}
+
+/// Makes /sys, not attached yet.
+fn sys(privilege: Privilege, security: Security) -> Result<OwnedFd> {
+    let read_only = if security == Security::Insecure { 0 } else { READ_ONLY };
+    let restrictions = read_only | NO_SUID | NO_DEV | NO_EXEC;
+    let made = match new_file_system("sysfs", &[], restrictions) {
+        // It shows the network, and the host's is not ours to show anew.
+        Err(_) if privilege == Privilege::Namespace => attributes::clone_all(Path::new("/sys"))
+            .and_then(|host| attributes::set_all(&host, restrictions).map(|()| host)),
+        made => made,
+    };
+    made.doing(|| "making /sys".to_owned())
 }
 
 /// Makes a mount the root of the mount namespace and drops the host's tree.
@@ -165,61 +198,17 @@ fn mount_of(context: &OwnedFd, attributes: u64) -> io::Result<OwnedFd> {
     Ok(fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
 }
 
-/// Mounts layers as an overlay, above `bottom`.
-fn mount_overlay(
-    host: &HostFiles<'_>,
-    overlay: &Overlay,
-    bottom: Option<OwnedFd>,
-) -> Result<OwnedFd> {
-    let context =
-        fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).doing(|| "making an overlay".to_owned())?;
-    let add = |key: &str, directory: &OwnedFd| {
-        // By descriptor where the kernel can (6.13), so that no name is looked up twice.
-        fsconfig_set_fd(&context, key, directory)
-            .or_else(|_| fsconfig_set_string(&context, key, by_descriptor(directory)))
-    };
-    let layer = |key: &str, path: &Path| {
-        add(key, &host.open(path)?)
-            .doing(|| format!("adding the layer `{}` to an overlay", path.display()))
-    };
-    let lowers = &overlay.lowers;
-    for lower in lowers.iter().rev() {
-        layer("lowerdir+", lower)?;
-    }
-    if let Some(bottom) = bottom.filter(|_| lowers.len() < LOWERS_MAX) {
-        add("lowerdir+", &bottom).doing(|| "adding mount stubs to an overlay".to_owned())?;
-    }
-    if let Some((upper, work)) = &overlay.writable {
-        layer("upperdir", upper)?;
-        layer("workdir", work)?;
-        // Unmounting any other overlay syncs the whole file system that the upper directory is on.
-        fsconfig_set_flag(&context, "volatile")
-            .doing(|| "making an overlay volatile".to_owned())?;
-    }
-    let doing = || match &overlay.writable {
-        Some((upper, _)) => format!(
-            "mounting an overlay of {} layers with the upper directory `{}`",
-            lowers.len(),
-            upper.display()
-        ),
-        None => format!("mounting a read-only overlay of {} layers", lowers.len()),
-    };
-    // The kernel acts for the overlay with what this process has now: as the step's root, which
-    // makes its working directory, and with the host's capabilities.
-    fsconfig_create(&context).doing(doing)?;
-    mount_of(&context, 0).doing(doing)
-}
-
 /// Prepares the sources of mounts.
 struct Sources<'a> {
     host: &'a HostFiles<'a>,
+    privilege: Privilege,
     /// A file system in memory that takes the contents of files.
     files: OwnedFd,
     next: std::cell::Cell<u32>,
 }
 
 impl<'a> Sources<'a> {
-    fn new(host: &'a HostFiles<'a>) -> Result<Self> {
+    fn new(host: &'a HostFiles<'a>, privilege: Privilege) -> Result<Self> {
         let make = || {
             let files = new_file_system("tmpfs", &[("mode", "0700")], NO_SUID | NO_DEV)?;
             attach(&files, host.stage())?;
@@ -229,7 +218,7 @@ impl<'a> Sources<'a> {
         let files = make().map_err(|error: io::Error| {
             super::failure("making a file system in memory".to_owned(), error)
         })?;
-        Ok(Self { host, files, next: 0.into() })
+        Ok(Self { host, privilege, files, next: 0.into() })
     }
 
     fn empty(&self) -> Result<OwnedFd> {
@@ -309,6 +298,51 @@ impl<'a> Sources<'a> {
         Ok(Prepared { mount, kind, dest })
     }
 
+    /// Mounts layers as an overlay, above `bottom`.
+    fn overlay(&self, overlay: &Overlay, bottom: Option<OwnedFd>) -> Result<OwnedFd> {
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+            .doing(|| "making an overlay".to_owned())?;
+        let add = |key: &str, directory: &OwnedFd| {
+            // By descriptor where the kernel can (6.13), so that no name is looked up twice.
+            fsconfig_set_fd(&context, key, directory)
+                .or_else(|_| fsconfig_set_string(&context, key, by_descriptor(directory)))
+        };
+        let layer = |key: &str, path: &Path| {
+            add(key, &self.host.open(path)?)
+                .doing(|| format!("adding the layer `{}` to an overlay", path.display()))
+        };
+        let lowers = &overlay.lowers;
+        for lower in lowers.iter().rev() {
+            layer("lowerdir+", lower)?;
+        }
+        if let Some(bottom) = bottom.filter(|_| lowers.len() < LOWERS_MAX) {
+            add("lowerdir+", &bottom).doing(|| "adding mount stubs to an overlay".to_owned())?;
+        }
+        if let Some((upper, work)) = &overlay.writable {
+            layer("upperdir", upper)?;
+            layer("workdir", work)?;
+            // Unmounting any other overlay syncs the whole file system that the upper directory is on.
+            fsconfig_set_flag(&context, "volatile")
+                .doing(|| "making an overlay volatile".to_owned())?;
+        }
+        let doing = || match &overlay.writable {
+            Some((upper, _)) => format!(
+                "mounting an overlay of {} layers with the upper directory `{}`",
+                lowers.len(),
+                upper.display()
+            ),
+            None => format!("mounting a read-only overlay of {} layers", lowers.len()),
+        };
+        if self.privilege == Privilege::Namespace {
+            // The attributes that it notes things in by default are the machine's root's.
+            fsconfig_set_flag(&context, "userxattr").doing(doing)?;
+        }
+        // The kernel acts for the overlay with what this process has now: as the step's root, which
+        // makes its working directory, and with the host's capabilities.
+        fsconfig_create(&context).doing(doing)?;
+        mount_of(&context, 0).doing(doing)
+    }
+
     /// Opens the root of a source.
     fn open_source(&self, source: &BindSource) -> Result<OwnedFd> {
         let overlay = match source {
@@ -328,9 +362,9 @@ impl<'a> Sources<'a> {
             (Some(_), []) => {
                 let empty = paths::resolve(&self.files, "empty")
                     .doing(|| "opening an empty directory".to_owned())?;
-                mount_overlay(self.host, overlay, Some(empty))?
+                self.overlay(overlay, Some(empty))?
             }
-            _ => mount_overlay(self.host, overlay, None)?,
+            _ => self.overlay(overlay, None)?,
         };
         attach(&mount, self.host.stage()).doing(|| "attaching a source".to_owned())?;
         Ok(mount)

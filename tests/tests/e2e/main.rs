@@ -15,6 +15,7 @@ mod gnu_hello;
 mod images;
 mod limits;
 mod mounts;
+mod privileges;
 mod progress;
 mod rebuild;
 mod registry_faults;

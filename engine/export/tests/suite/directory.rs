@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
-use cofferdam_export::{Others, check_disjoint, write_directory, write_tar};
+use cofferdam_export::{Others, Owners, check_disjoint, write_directory, write_tar};
 use cofferdam_store::{NodeKind, Snapshot};
 
 use crate::fixture::{Fixture, Times, attributes, describe_directory, describe_tree, run};
@@ -17,11 +17,11 @@ fn a_directory_is_what_the_tree_is() {
     let dest = fixture.dir.path().join("a/b");
     // The second time, everything is there already.
     for _ in 0..2 {
-        write_directory(&files, Others::Keep, &dest).expect("written");
+        write_directory(&files, Others::Keep, Owners::Kept, &dest).expect("written");
         let expected = describe_tree(&tree, Times::Exact);
         assert_eq!(describe_directory(&dest, Times::Exact), expected);
     }
-    write_directory(&clamped, Others::Keep, &dest).expect("written");
+    write_directory(&clamped, Others::Keep, Owners::Kept, &dest).expect("written");
     assert_eq!(fs::metadata(dest.join("bin/su")).expect("there").mtime(), 1000);
 }
 
@@ -50,7 +50,7 @@ fn scratch_is_an_empty_directory() {
     let fixture = Fixture::new();
     let files = fixture.files(&Snapshot::default(), None);
     let dest = fixture.dir.path().join("out");
-    write_directory(&files, Others::Keep, &dest).expect("written");
+    write_directory(&files, Others::Keep, Owners::Kept, &dest).expect("written");
     assert_eq!(fs::read_dir(&dest).expect("there").count(), 0);
     let mut archive = Vec::new();
     write_tar(&[("", &files)], &mut archive).expect("written");
@@ -79,7 +79,7 @@ fn links_in_the_destination_are_not_followed() {
     fs::write(dest.join("tmp"), "a file where a directory goes").expect("written");
     fs::write(dest.join("other"), "stays").expect("written");
 
-    write_directory(&files, Others::Keep, &dest).expect("written");
+    write_directory(&files, Others::Keep, Owners::Kept, &dest).expect("written");
     fs::remove_file(dest.join("other")).expect("stayed");
     assert_eq!(describe_directory(&dest, Times::Exact), describe_tree(&tree, Times::Exact));
     assert_eq!(describe_directory(&outside, Times::Exact), before);
@@ -91,7 +91,7 @@ fn a_directory_in_the_way_of_a_file_stays() {
     let files = fixture.files(&fixture.everything(), None);
     let dest = fixture.dir.path().join("dest");
     fs::create_dir_all(dest.join("big/mine")).expect("created");
-    let error = write_directory(&files, Others::Keep, &dest).expect_err("refused");
+    let error = write_directory(&files, Others::Keep, Owners::Kept, &dest).expect_err("refused");
     assert_eq!(error.to_string(), "cannot export `/big`: Is a directory (os error 21)");
     assert!(dest.join("big/mine").exists());
     assert_eq!(fs::read_dir(&dest).expect("there").count(), 1, "nothing half-written is left");
@@ -110,11 +110,16 @@ fn a_mirror_has_nothing_else() {
     fs::write(dest.join("other"), "goes").expect("written");
     symlink(&outside, dest.join("usr/deep/link")).expect("created");
     symlink(&outside, dest.join("link")).expect("created");
-    write_directory(&files, Others::Delete, &dest).expect("written");
+    write_directory(&files, Others::Delete, Owners::Kept, &dest).expect("written");
     assert_eq!(describe_directory(&dest, Times::Exact), describe_tree(&tree, Times::Exact));
     assert_eq!(fs::read_to_string(outside.join("victim")).expect("stays"), "untouched");
-    write_directory(&fixture.files(&Snapshot::default(), None), Others::Delete, &dest)
-        .expect("written");
+    write_directory(
+        &fixture.files(&Snapshot::default(), None),
+        Others::Delete,
+        Owners::Kept,
+        &dest,
+    )
+    .expect("written");
     assert_eq!(fs::read_dir(&dest).expect("there").count(), 0);
 }
 
@@ -158,7 +163,8 @@ fn names_that_are_paths_are_refused() {
         });
         let dest = fixture.dir.path().join("x/y/dest");
         let error =
-            write_directory(&fixture.files(&snapshot, None), Others::Keep, &dest).expect_err(name);
+            write_directory(&fixture.files(&snapshot, None), Others::Keep, Owners::Kept, &dest)
+                .expect_err(name);
         assert!(error.to_string().ends_with("is not a file name"), "{error}");
     }
 }

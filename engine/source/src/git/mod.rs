@@ -16,7 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_store::{
-    DirRequest, LayerDir, NamedDir, Node, SharedPackWriter, Sharing, Snapshot, Store, Watch,
+    DirRequest, LayerDir, NamedDir, Node, NodeKind, SharedPackWriter, Sharing, Snapshot, Store,
+    Watch,
 };
 use cofferdam_types::{Digest, Hasher};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
@@ -232,7 +233,8 @@ impl GitSource {
             return Ok(files);
         }
         let dir = self.git_dir(found, access, mtime).await?;
-        let root = dir.scan()?;
+        let mut root = dir.scan()?;
+        give_to_root(&mut root);
         let layer = self.store.commit_dir(dir, root)?;
         Ok(files.with(layer))
     }
@@ -553,6 +555,14 @@ fn commit_time(commit: &[u8]) -> i64 {
     let line = head.filter_map(|line| line.strip_prefix("committer ")).next().unwrap_or_default();
     let seconds = line.rsplit(' ').nth(1).and_then(|seconds| seconds.parse::<i64>().ok());
     seconds.unwrap_or(0).max(0).checked_mul(1_000_000_000).unwrap_or(0)
+}
+
+/// The files of a repository are root's, whoever fetched it.
+fn give_to_root(node: &mut Node) {
+    (node.attributes.uid, node.attributes.gid) = (0, 0);
+    if let NodeKind::Directory(directory) = &mut node.kind {
+        directory.children.values_mut().for_each(give_to_root);
+    }
 }
 
 /// Gives a directory with all in it one time, so that it is the same wherever it is made.

@@ -8,9 +8,11 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use cofferdam_archive::Tar;
-use cofferdam_store::{Content, LayerDir, LayerId, Node, NodeKind, set_attributes};
+use cofferdam_store::{
+    Content, LayerDir, LayerId, Node, NodeKind, make_device, mark_opaque, set_attributes,
+};
 use cofferdam_types::{Digest, Hasher};
-use rustix::fs::{CWD, FileType, Mode, XattrFlags, lsetxattr, makedev, mknodat};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use super::manifest::Problem;
 use crate::Result;
@@ -95,22 +97,22 @@ impl Place for OnDisk {
 
     fn special(&mut self, path: &[u8], kind: &NodeKind) -> Result<()> {
         let target = self.at(path);
-        let make = |file_type, mode, device| {
-            mknodat(CWD, &target, file_type, Mode::from_raw_mode(mode), device)
+        let make = |file_type, mode| {
+            mknodat(CWD, &target, file_type, Mode::from_raw_mode(mode), 0)
                 .io("cannot create", &target)
         };
         match kind {
             NodeKind::Symlink(to) => std::os::unix::fs::symlink(OsStr::from_bytes(to), &target)
                 .io("cannot create the link", &target),
             NodeKind::CharacterDevice(major, minor) => {
-                make(FileType::CharacterDevice, 0o600, makedev(*major, *minor))
+                Ok(make_device(&target, FileType::CharacterDevice, *major, *minor)?)
             }
             NodeKind::BlockDevice(major, minor) => {
-                make(FileType::BlockDevice, 0o600, makedev(*major, *minor))
+                Ok(make_device(&target, FileType::BlockDevice, *major, *minor)?)
             }
-            NodeKind::Fifo => make(FileType::Fifo, 0o600, 0),
-            NodeKind::Socket => make(FileType::Socket, 0o600, 0),
-            NodeKind::Whiteout => make(FileType::CharacterDevice, 0, 0),
+            NodeKind::Fifo => make(FileType::Fifo, 0o600),
+            NodeKind::Socket => make(FileType::Socket, 0o600),
+            NodeKind::Whiteout => make(FileType::CharacterDevice, 0),
             // These two have calls of their own.
             NodeKind::Directory(_) | NodeKind::Regular(_) => Ok(()),
         }
@@ -145,8 +147,7 @@ fn finish_directory(path: &Path, node: &Node) -> Result<()> {
         finish_directory(&path.join(OsStr::from_bytes(name)), child)?;
     }
     if directory.opaque {
-        lsetxattr(path, "trusted.overlay.opaque", b"y", XattrFlags::empty())
-            .io("cannot mark as opaque", path)?;
+        mark_opaque(path)?;
     }
     Ok(set_attributes(path, node)?)
 }

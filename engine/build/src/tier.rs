@@ -1,0 +1,100 @@
+//! What a build needs of the machine, told from its graph before anything of it runs.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use cofferdam_llb::{ExecOp, NetMode, OpKind, SecurityMode, Vertex};
+use cofferdam_session::Session;
+use cofferdam_types::Platform;
+
+use crate::gateway::op_excerpts;
+use crate::{Engine, Failure, Request, Sink};
+
+/// How much a build needs, the least first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// Nothing: WebAssembly does it all, for any user, in any container.
+    #[default]
+    Wasm,
+    /// A user namespace with more than one id: that of an ordinary user with a range of
+    /// subordinate ids, or root's.
+    UserNamespace,
+    /// The machine's root.
+    Root,
+}
+
+impl Tier {
+    /// Returns its name for people and programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Wasm => "wasm",
+            Self::UserNamespace => "user namespace",
+            Self::Root => "root",
+        }
+    }
+}
+
+/// What a step needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// The step, as the progress display calls it.
+    pub step: String,
+    /// The file and the line that it comes from, where that is known.
+    pub place: Option<(String, u32)>,
+    /// What it needs.
+    pub tier: Tier,
+    /// Why.
+    pub why: &'static str,
+}
+
+impl Engine {
+    /// Runs the frontend and tells what each RUN of its result needs; what needs nothing but the
+    /// engine is left out. The order is that of the lines. What the frontend itself has built on
+    /// its way is built.
+    ///
+    /// # Errors
+    /// When the frontend fails.
+    pub async fn needs(
+        &self,
+        request: Request,
+        session: Arc<dyn Session>,
+        sink: Sink,
+    ) -> Result<Vec<Need>, Failure> {
+        let (context, job) = self.begin(request, session, &sink);
+        let built = self.run_frontend(&context, &job, &sink).await?;
+        let (mut needs, mut seen) = (Vec::new(), HashSet::new());
+        for edge in built.results.iter().filter_map(|result| result.output.as_ref()) {
+            for vertex in built.graph.reachable(edge) {
+                let OpKind::Exec(exec) = &vertex.op.kind else { continue };
+                if !seen.insert(vertex.digest) {
+                    continue;
+                }
+                let (tier, why) = of(vertex, exec);
+                let excerpts = op_excerpts(&built.source, &vertex.digest);
+                let place = excerpts.first().map(|lines| (lines.file.clone(), lines.start));
+                needs.push(Need { step: vertex.name().to_owned(), place, tier, why });
+            }
+        }
+        needs.sort_by(|one, other| one.place.cmp(&other.place));
+        Ok(needs)
+    }
+}
+
+fn of(vertex: &Vertex, exec: &ExecOp) -> (Tier, &'static str) {
+    match vertex.op.platform.as_ref() {
+        Some(platform) if platform.is_wasm() => {
+            (Tier::Wasm, "its program is WebAssembly, which runs within the engine")
+        }
+        _ if exec.security == SecurityMode::Insecure => {
+            (Tier::Root, "`--security=insecure` gives it the machine's devices and all privileges")
+        }
+        _ if !exec.cdi_devices.is_empty() => (Tier::Root, "it gets a device of the machine"),
+        _ if exec.network == NetMode::Host => {
+            (Tier::UserNamespace, "its program runs on the kernel, in the host's network")
+        }
+        Some(platform) if platform.match_rank(&Platform::host()).is_none() => {
+            (Tier::UserNamespace, "its program runs on the kernel, under an emulator")
+        }
+        _ => (Tier::UserNamespace, "its program runs on the kernel"),
+    }
+}
