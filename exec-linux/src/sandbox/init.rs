@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat};
+use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Signal, fchdir, set_parent_process_death_signal, umask};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
@@ -143,6 +144,10 @@ fn mount_proc(mounted: &Mounted, insecure: bool) -> Result<()> {
     // Only a process in the pid namespace can make its /proc.
     let plain = NO_SUID | NO_DEV | NO_EXEC;
     let proc = new_file_system("proc", &[], plain).doing(|| "making /proc".to_owned())?;
+    if let Some(host) = &mounted.host_proc {
+        let left = fchdir(host).and_then(|()| unmount(".", UnmountFlags::DETACH));
+        left.doing(|| "unmounting the host's /proc".to_owned())?;
+    }
     let target = mounted.proc_target.as_ref().expect("build made the mount point");
     attach(&proc, target).doing(|| "mounting /proc".to_owned())?;
     let sys = mounted.sys.as_ref().expect("build mounted /sys");

@@ -51,6 +51,9 @@ pub struct Mounted {
     pub sys: Option<OwnedFd>,
     /// The directory that /proc is to be mounted on.
     pub proc_target: Option<OwnedFd>,
+    /// The host's /proc where that will be: in a user namespace the kernel gives a new one only to
+    /// who sees one.
+    pub host_proc: Option<OwnedFd>,
     /// An empty read-only directory that is not attached yet.
     pub empty: Option<OwnedFd>,
     /// What was made for mount points only; to be removed once the mounts are gone.
@@ -113,6 +116,13 @@ pub fn build(
         Privilege::Namespace => Some(HostDevices::take(step.security)?),
     };
     let sys = sys(privilege, step.security)?;
+    let host_proc = match privilege {
+        Privilege::Machine => None,
+        Privilege::Namespace => Some(
+            attributes::clone_all(Path::new("/proc"))
+                .doing(|| "cloning the host's /proc".to_owned())?,
+        ),
+    };
     enter(&root)?;
     let root = mounted.root.insert(root);
 
@@ -132,7 +142,11 @@ pub fn build(
 
     attach(&sys, target("/sys", Kind::Directory)?).doing(|| "mounting /sys".to_owned())?;
     mounted.sys = Some(sys);
-    mounted.proc_target = Some(target("/proc", Kind::Directory)?);
+    let proc_target = target("/proc", Kind::Directory)?;
+    if let Some(proc) = &host_proc {
+        attach(proc, &proc_target).doing(|| "mounting the host's /proc".to_owned())?;
+    }
+    (mounted.proc_target, mounted.host_proc) = (Some(proc_target), host_proc);
 
     for Prepared { mount, kind, dest } in prepared {
         attach(mount, target(dest, kind)?).doing(|| format!("mounting `{dest}`"))?;
