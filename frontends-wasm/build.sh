@@ -13,7 +13,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
 target=wasm32-wasip2
 
-rust_attacks="endless-loop forbidden-import huge-list memory-bomb probe stack-overflow trap"
+rust_attacks="endless-loop forbidden-import huge-list memory-bomb probe raw-llb stack-overflow trap"
 
 fail() {
     echo "build.sh: $*" >&2

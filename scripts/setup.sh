@@ -69,6 +69,8 @@ for part in "$@"; do
         need setpriv util-linux
         need cmp diffutils
         need faketime faketime
+        need bsdtar libarchive-tools
+        need python3 python3
         ;;
     lint) ;;
     *)

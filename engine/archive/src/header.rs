@@ -79,6 +79,10 @@ impl Header {
             magic if magic.starts_with(b"ustar") => {
                 return Err("unknown version of the ustar format".to_owned());
             }
+            // Where later formats have a prefix the oldest has nothing; Python takes it for one.
+            _ if block[345..500].iter().any(|byte| *byte != 0) => {
+                return Err("a header without a format has a prefix".to_owned());
+            }
             _ => {}
         }
         Ok(header)

@@ -21,6 +21,10 @@ const XATTR: &str = "SCHILY.xattr.";
 /// Attributes in which overlayfs keeps its own state; those of an archive must not become it.
 const OVERLAY: [&str; 2] = ["trusted.overlay.", "user.overlay."];
 
+/// Keys that change the entry that they are for.
+const MEANINGFUL: [&str; 10] =
+    ["path", "linkpath", "size", "uid", "gid", "uname", "gname", "mtime", "atime", "ctime"];
+
 /// Reads the records for one entry.
 ///
 /// # Errors
@@ -29,9 +33,9 @@ pub(crate) fn parse(data: &[u8]) -> Result<Pax, String> {
     let mut pax = Pax::default();
     for (key, value) in records(data)? {
         let xattr = key.strip_prefix(XATTR);
-        if value.is_empty() && xattr.is_none() {
-            // An empty value takes back what an earlier header said: here, nothing.
-            continue;
+        if value.is_empty() && MEANINGFUL.contains(&key.as_str()) {
+            // It takes back what an earlier header said (POSIX), or says "nothing" (GNU tar).
+            return Err(format!("{key:?} of an extended header is empty"));
         }
         match key.as_str() {
             "path" => pax.path = Some(text(&key, value)?),
@@ -69,8 +73,6 @@ pub(crate) fn parse(data: &[u8]) -> Result<Pax, String> {
 /// # Errors
 /// Says what is wrong.
 pub(crate) fn check_global(data: &[u8]) -> Result<(), String> {
-    const MEANINGFUL: [&str; 10] =
-        ["path", "linkpath", "size", "uid", "gid", "uname", "gname", "mtime", "atime", "ctime"];
     for (key, _) in records(data)? {
         if MEANINGFUL.contains(&key.as_str())
             || key.starts_with("GNU.")
@@ -186,6 +188,7 @@ mod tests {
             b"6 =ab\n",
             b"9 path=a\n9 path=b\n",
             b"9 path=\0\n",
+            b"8 path=\n",
             b"11 size=-1\n",
             b"12 size=0x1\n",
             b"31 GNU.sparse.realsize=1000000\n",
@@ -196,7 +199,7 @@ mod tests {
         }
         assert_eq!(parse(b"9 path=a\n").unwrap().path.as_deref(), Some(&b"a"[..]));
         assert_eq!(parse(b"9 path=\xff\n").unwrap().path.as_deref(), Some(&b"\xff"[..]));
-        assert_eq!(parse(b"8 path=\n").unwrap(), Pax::default());
+        assert_eq!(parse(b"12 comment=\n").unwrap(), Pax::default());
         // For an attribute, empty is a value.
         let empty = parse(b"24 SCHILY.xattr.user.k=\n").unwrap();
         assert_eq!(empty.xattrs, [("user.k".to_owned(), Vec::new())]);

@@ -278,8 +278,9 @@ fn member(offset: u64, header: Header, pax: Pax) -> Result<Member, String> {
     };
     let kind = match header.flag {
         b'5' => MemberKind::Directory,
-        // Before there was a type for directories, the slash made them.
-        0 if slash => MemberKind::Directory,
+        // Before there was a type for directories, the slash made them; of a slash alone GNU tar
+        // takes it for part of the name.
+        0 if slash && !path.is_empty() => MemberKind::Directory,
         _ if slash => return Err(format!("{name:?} ends with a slash and is no directory")),
         b'0' | 0 => MemberKind::Regular,
         b'1' | b'2' if link.is_empty() => return Err(format!("{name:?} is a link to nothing")),

@@ -26,6 +26,10 @@ use crate::{raw_terminal, root, storage, tier};
 /// Ops that may run at once, however few processors there are: steps wait for the network, for
 /// the disk, for each other's servers, and stages that do not need each other should not queue.
 const MIN_PARALLELISM: usize = 32;
+/// The stack of a thread, of which only what is used takes memory. Trees are walked by functions
+/// that call themselves, and an image can have as many directories in one another as the longest
+/// path can name: 2048.
+const STACK: usize = 32 << 20;
 
 /// What the flags of all commands say, and who the program is.
 pub struct Setup {
@@ -115,7 +119,9 @@ pub fn configure(setup: Setup, insecure_registries: &[String]) -> Result<Config,
 
 /// Runs a command's work, and gives its exit code.
 pub fn block_on(work: impl Future<Output = Result<u8, Error>>, style: Style) -> u8 {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.enable_all().thread_stack_size(STACK);
+    let runtime = match runtime.build() {
         Ok(runtime) => runtime,
         Err(error) => {
             let error = Error::Configuration(format!("cannot start threads: {error}"));

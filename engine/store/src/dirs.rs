@@ -2,11 +2,10 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::{Transaction, params};
-use tempfile::TempDir;
 
 use crate::error::IoContext;
 use crate::holds::Object;
@@ -14,14 +13,39 @@ use crate::manifest::{self, References};
 use crate::materialize::set_attributes;
 use crate::{
     Attributes, Error, HeldLayer, Layer, LayerId, Node, Reservation, Result, Store, db, disk_usage,
+    scratch,
 };
 
 /// A layer's directory while it is being filled; removed when dropped without a commit.
 #[derive(Debug)]
 pub struct LayerDir {
     id: LayerId,
-    dir: TempDir,
+    dir: NewDir,
     room: Arc<Reservation>,
+}
+
+/// A directory that is to become something in the store; removed when dropped, however deep what
+/// a step left in it is.
+#[derive(Debug)]
+struct NewDir(PathBuf);
+
+impl NewDir {
+    fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Says that it is at its place now, and nothing is left to remove.
+    fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for NewDir {
+    fn drop(&mut self) {
+        if !self.0.as_os_str().is_empty() {
+            scratch::remove(&self.0);
+        }
+    }
 }
 
 /// Watches how large a directory becomes while somebody else fills it.
@@ -108,13 +132,14 @@ impl Store {
         Ok(dir)
     }
 
-    fn new_dir(&self, id: LayerId) -> Result<TempDir> {
+    fn new_dir(&self, id: LayerId) -> Result<NewDir> {
         let tmp = self.tmp_dir();
-        tempfile::Builder::new()
+        let dir = tempfile::Builder::new()
             .prefix(&format!("layer-{id}-"))
             .permissions(Permissions::from_mode(0o755))
             .tempdir_in(tmp)
-            .io("cannot create a directory in", tmp)
+            .io("cannot create a directory in", tmp)?;
+        Ok(NewDir(dir.keep()))
     }
 
     /// Commits what is in the directory as a layer; `root` is its manifest.
@@ -140,7 +165,7 @@ impl Store {
         self.commit(id, dir, root)
     }
 
-    fn commit(&self, id: LayerId, dir: TempDir, root: Node) -> Result<HeldLayer> {
+    fn commit(&self, id: LayerId, dir: NewDir, root: Node) -> Result<HeldLayer> {
         let manifest = dir.path().join("manifest");
         let bytes = manifest::encode(&root)
             .map_err(|reason| Error::Damaged { path: manifest.clone(), reason })?;
@@ -155,8 +180,7 @@ impl Store {
         self.insert_layer(&transaction, id, on_disk, &references)?;
         // While the transaction lasts, nobody looks for directories that no row tells of.
         fs::rename(dir.path(), &target).io("cannot move a layer to", &target)?;
-        // The directory is at its place now; nothing is left to remove.
-        let _ = dir.keep();
+        dir.keep();
         if let Err(error) = transaction.commit() {
             self.scratch().discard(&target);
             return Err(error.into());

@@ -28,6 +28,7 @@ mod node;
 mod packs;
 mod records;
 mod removal;
+mod remove_tree;
 mod scan;
 mod scratch;
 mod space;

@@ -15,6 +15,7 @@ use rustix::fs::{FlockOperation, IFlags, flock, ioctl_getflags, ioctl_setflags};
 
 use crate::Result;
 use crate::error::IoContext;
+use crate::remove_tree::remove_tree;
 
 /// The name of the lock file in a directory.
 const LOCK: &str = "lock";
@@ -141,12 +142,7 @@ fn spread(path: &Path) {
 
 /// Removes a path with all below it.
 pub(crate) fn remove(path: &Path) {
-    let result = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match result {
+    match remove_tree(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             tracing::warn!("cannot remove `{}`: {error}", path.display());
         }

@@ -51,15 +51,18 @@ pub(super) trait Place {
 }
 
 /// Into the directory of a layer, in overlayfs's form.
-pub(super) struct OnDisk {
+pub(super) struct OnDisk<'a> {
+    dir: &'a LayerDir,
     fs: PathBuf,
     layer: LayerId,
     buffer: Vec<u8>,
+    /// Bytes of all files so far: nobody knows beforehand what an archive will become.
+    written: u64,
 }
 
-impl OnDisk {
-    pub(super) fn new(dir: &LayerDir) -> Self {
-        Self { fs: dir.fs(), layer: dir.id(), buffer: vec![0; 128 * 1024] }
+impl<'a> OnDisk<'a> {
+    pub(super) fn new(dir: &'a LayerDir) -> Self {
+        Self { dir, fs: dir.fs(), layer: dir.id(), buffer: vec![0; 128 * 1024], written: 0 }
     }
 
     fn at(&self, path: &[u8]) -> PathBuf {
@@ -71,7 +74,7 @@ impl OnDisk {
     }
 }
 
-impl Place for OnDisk {
+impl Place for OnDisk<'_> {
     fn directory(&mut self, path: &[u8]) -> Result<()> {
         let target = self.at(path);
         fs::create_dir(&target).io("cannot create", &target)
@@ -85,6 +88,8 @@ impl Place for OnDisk {
         let target = self.at(path);
         let mut file = File::create_new(&target).io("cannot create", &target)?;
         let digest = contents(tar, &mut self.buffer, |data| {
+            self.written += data.len() as u64;
+            self.dir.reserve(self.written)?;
             file.write_all(data).io("cannot write", &target)
         })?;
         Ok((self.content(path), digest))
