@@ -26,6 +26,7 @@ async fn measure() -> Result<(), Box<dyn std::error::Error>> {
         program: None,
         cgroup_parent: "cofferdam-bench".to_owned(),
         state_dir: dir.path().join("state"),
+        network: NetworkConfig::default(),
     })?;
     let mut lowers = vec![image];
     for number in 1..layers {

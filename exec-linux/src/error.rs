@@ -23,6 +23,14 @@ pub enum Error {
     /// The step was cancelled; all its processes are gone.
     #[error("the step was cancelled")]
     Cancelled,
+    /// A step's network could not be made.
+    #[error("{doing}: {source}")]
+    Network {
+        /// What was being done.
+        doing: String,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// The helper process could not be started or spoken to.
     #[error("{doing}: {source}")]
     Helper {
@@ -49,6 +57,11 @@ impl Error {
     pub(crate) fn helper(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let doing = doing.into();
         move |source| Self::Helper { doing, source }
+    }
+
+    pub(crate) fn network(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Network { doing, source }
     }
 }
 

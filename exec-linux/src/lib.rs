@@ -28,6 +28,8 @@
 //! around it (mounts, host name, the pid namespace) belongs to the engine's, so that a step's root
 //! has no say in it.
 //!
+//! The network namespace is made by the engine, ahead, and lent with the order ([`Networks`]).
+//!
 //! There is no init process: as under BuildKit the step itself is pid 1, so it ignores signals it
 //! has no handler for, and when it ends the kernel kills and reaps all that it left behind.
 //!
@@ -37,6 +39,7 @@
 mod authorize;
 mod cgroup;
 mod error;
+mod network;
 mod rlimits;
 pub mod rootless;
 mod runner;
@@ -51,6 +54,10 @@ mod wire;
 
 pub use authorize::{Denied, authorize};
 pub use error::Error;
+pub use network::{
+    Chosen, Imitator, Namespace, NetworkConfig, NetworkKind, NetworkMode, Networks,
+    ParseSubnetError, Subnet, host_address,
+};
 pub use runner::{Config, Exit, Runner};
 pub use sandbox::{HELPER_ARGV0, sandbox_entry};
 pub use step::{

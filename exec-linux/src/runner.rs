@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -21,13 +21,14 @@ use tokio_util::task::TaskTracker;
 use crate::authorize::{Authorized, authorize};
 use crate::cgroup::Hierarchies;
 use crate::error::Error;
+use crate::network::{Chosen, Namespace, NetworkConfig, Networks};
 use crate::sandbox::{HELPER_ARGV0, STAGE, STUB_LAYERS};
 use crate::seal::SealedProgram;
 use crate::seccomp::native_filter;
-use crate::step::{Security, Step};
+use crate::step::{Network, Security, Step};
 use crate::streams::{Connection, Stream, Streams, pump};
 use crate::user_namespace::UserNamespace;
-use crate::wire::{self, Lent, Message, Order, Report};
+use crate::wire::{self, Lent, Message, Order, Report, Task};
 
 /// How steps are run on this host.
 #[derive(Debug, Clone)]
@@ -39,6 +40,8 @@ pub struct Config {
     /// A directory of this runner's own for mount stubs, best on the file system of the layers.
     /// What an earlier runner left there is removed.
     pub state_dir: PathBuf,
+    /// What network steps get that ask for none by name.
+    pub network: NetworkConfig,
 }
 
 /// How a step ended.
@@ -65,6 +68,7 @@ struct Shared {
     hierarchies: Hierarchies,
     /// The steps' user namespace, or why they have none of their own.
     user_namespace: Result<UserNamespace, String>,
+    networks: Networks,
     state_dir: PathBuf,
     /// Distinguishes this runner's steps from those of other engines on the host.
     prefix: String,
@@ -99,17 +103,24 @@ impl Shared {
     }
 
     /// What a step gets of the engine's, with its descriptors.
-    fn lend(&self, step: &Step) -> impl Iterator<Item = (Lent, BorrowedFd<'_>)> {
+    fn lend<'a>(
+        &'a self,
+        step: &Step,
+        network: Option<&'a Namespace>,
+    ) -> impl Iterator<Item = (Lent, BorrowedFd<'a>)> {
         let user_namespace = match step.security {
             Security::Sandbox => self.user_namespace.as_ref().ok(),
             // What it may do, it may do to the host.
             Security::Insecure => None,
         };
-        user_namespace.map(|own| (Lent::UserNamespace, own.descriptor())).into_iter()
+        let user = user_namespace.map(|own| (Lent::UserNamespace, own.descriptor()));
+        let network = network.map(|own| (Lent::NetworkNamespace, own.as_fd()));
+        user.into_iter().chain(network)
     }
 
-    /// Starts a helper for the next step, which thus need not wait for that.
-    fn prepare_next(&self) {
+    /// Gets a helper and a network ready for the next step, which thus need not wait for that.
+    fn prepare_next(&self, network: Network) {
+        self.networks.prepare_next(network);
         if self.ready().is_none() {
             let helper = self.start_helper().ok();
             // If it could not be started, the next step tries again and says why.
@@ -129,6 +140,20 @@ impl Shared {
         command.process_group(0);
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
         Ok(Helper { process: command.spawn()?, socket })
+    }
+}
+
+impl Drop for Shared {
+    /// Lets the helper that no step needed close what takes its time, so that the engine can go.
+    fn drop(&mut self) {
+        let helper = self.ready().take();
+        if let (Some(helper), Some(slow)) = (helper, self.networks.end()) {
+            // If the helper is gone, we close it ourselves.
+            _ = wire::write_with(&helper.socket, &wire::encode(&Task::Close), &[slow.as_fd()]);
+            drop(slow);
+            // It waits for the end of the socket.
+            drop(helper);
+        }
     }
 }
 
@@ -158,6 +183,8 @@ impl Runner {
             state_dir.display()
         )))?;
         let user_namespace = UserNamespace::new(&sealed, &state_dir);
+        let own = user_namespace.as_ref().ok().map(|own| own.descriptor().try_clone_to_owned());
+        let own = own.transpose().map_err(Error::helper("keeping the user namespace"))?;
         let filter = native_filter().ok_or_else(|| {
             Error::Setup("there is no seccomp profile for this machine's architecture".to_owned())
         })?;
@@ -170,6 +197,7 @@ impl Runner {
                 filter,
                 hierarchies: Hierarchies::discover(&config.cgroup_parent),
                 user_namespace,
+                networks: Networks::new(config.network, own.map(Arc::new)),
                 state_dir,
                 prefix: format!("{}-{started:x}", std::process::id()),
                 next: AtomicU64::new(0),
@@ -185,6 +213,14 @@ impl Runner {
     /// Without one, steps run in the engine's; the message says why.
     pub fn user_namespace(&self) -> Result<&UserNamespace, &str> {
         self.shared.user_namespace.as_ref().map_err(String::as_str)
+    }
+
+    /// Finds out, once, what network steps get that ask for none by name.
+    ///
+    /// # Errors
+    /// When the configured one cannot be had.
+    pub async fn network(&self) -> Result<Arc<Chosen>, Error> {
+        self.shared.networks.chosen().await
     }
 
     /// Runs a step to its end, with its standard streams connected meanwhile.
@@ -253,12 +289,19 @@ async fn supervise(
 ) -> Result<Exit, Error> {
     let starting = Error::helper("starting the sandbox helper");
     let number = shared.next.fetch_add(1, Ordering::Relaxed);
-    let (lent, descriptors): (Vec<Lent>, Vec<BorrowedFd<'_>>) = shared.lend(&step.0).unzip();
     let hierarchies = match step.0.cgroup_parent.as_str() {
         "" => shared.hierarchies.clone(),
         parent => Hierarchies::below(parent),
     };
-    let order = wire::encode(&Order {
+    let network = step.0.network;
+    // Some networks end with this value.
+    let namespace = tokio::select! {
+        namespace = shared.networks.namespace(network) => namespace?,
+        () = cancel.cancelled() => return Err(Error::Cancelled),
+    };
+    let lent = shared.lend(&step.0, namespace.as_ref());
+    let (lent, descriptors): (Vec<Lent>, Vec<BorrowedFd<'_>>) = lent.unzip();
+    let order = wire::encode(&Task::Step(Box::new(Order {
         id: format!("{}-{number}", shared.prefix),
         step: step.0,
         state_dir: shared.state_dir.clone(),
@@ -266,7 +309,7 @@ async fn supervise(
         filter: shared.filter.clone(),
         input: streams.input.kind(),
         lent,
-    });
+    })));
     let Streams { input, output } = streams;
     let Helper { process: mut helper, mut socket } = shared.helper().map_err(starting)?;
     let stdout = helper.stdout.take().expect("the helper's stdout is piped");
@@ -280,7 +323,7 @@ async fn supervise(
             () = cancel.cancelled() => false,
         };
         if sent {
-            shared.prepare_next();
+            shared.prepare_next(network);
             cancel.cancelled().await;
         }
         // The end of our half of the socket is what kills the step.

@@ -160,8 +160,7 @@ pub struct User {
 /// Which network a step sees.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Network {
-    /// What the engine offers when nothing is asked for. For now that is the host's network, as
-    /// BuildKit's `auto` mode uses where no CNI is configured; it needs no entitlement.
+    /// What [`crate::NetworkConfig`] says: a network of its own, if one can be had.
     #[default]
     Default,
     /// The host's network, asked for by name; needs [`Entitlements::network_host`].

@@ -1,5 +1,5 @@
 //! What the engine and the helper say to each other over their socket: frames of a length and a
-//! postcard value, with descriptors beside them. The engine sends one [`Order`] and then nothing;
+//! postcard value, with descriptors beside them. The engine sends one [`Task`] and then nothing;
 //! its end of the socket going away means "kill the step". The helper side sends [`Message`]s.
 
 use std::io::{self, IoSlice, IoSliceMut, Write};
@@ -17,7 +17,16 @@ use crate::cgroup::Hierarchies;
 use crate::step::Step;
 use crate::streams::InputKind;
 
-/// What the helper has to do.
+/// What the helper is told, once.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Task {
+    /// To run a step.
+    Step(Box<Order>),
+    /// There is no step: to end after the engine. What comes with this takes long to close.
+    Close,
+}
+
+/// What the helper has to do for a step.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Order {
     /// Unique among the steps of this host; names the cgroup and the scratch directory.

@@ -326,6 +326,7 @@ async fn where_ids_cannot_be_mapped_steps_run_without() {
         program: Some(env!("CARGO_BIN_EXE_exec-linux-run").into()),
         cgroup_parent: "cofferdam-test".to_owned(),
         state_dir: plain.join("state"),
+        network: NetworkConfig::default(),
     })
     .unwrap();
     let why = bench.runner.user_namespace().expect_err("ramfs knows no mapped ids");

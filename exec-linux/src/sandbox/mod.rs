@@ -13,7 +13,6 @@ mod host_files;
 mod init;
 pub mod mount_attributes;
 mod mounts;
-mod network;
 mod paths;
 mod program;
 mod stdio;
@@ -35,7 +34,7 @@ use crate::rootless;
 use crate::step::{Network, Security};
 use crate::user_namespace::{self, Ids};
 use crate::wire::{
-    Failure, FailureKind, Lent, Message, Order, Report, read_with, receive, send, send_with,
+    Failure, FailureKind, Lent, Message, Order, Report, Task, read_with, receive, send, send_with,
 };
 
 use device_nodes::Listener;
@@ -89,8 +88,13 @@ fn helper() -> ! {
     let Ok(socket) = take_socket() else { exit(70) };
     // What needs no order is done before there is one: a step finds its helper waiting.
     let device_filter = device_filter::load().ok();
-    let report = match receive::<Order>(&socket) {
-        Ok((order, descriptors)) => {
+    let report = match receive::<Task>(&socket) {
+        Ok((Task::Close, _slow)) => {
+            // The engine must not be the last to have it.
+            _ = io::copy(&mut &socket, &mut io::sink());
+            exit(0)
+        }
+        Ok((Task::Step(order), descriptors)) => {
             let lent = Namespaces::new(&order.lent, descriptors);
             monitor(&order, &lent, &socket, device_filter).unwrap_or_else(Report::Failed)
         }
@@ -228,9 +232,12 @@ fn enter_namespaces(namespaces: &Namespaces, network: Network) -> Result<()> {
             move_into_link_name_space(lent.as_fd(), Some(LinkNameSpaceType::Network))
                 .doing(|| "entering the step's network".to_owned())
         }
-        (None, Network::None) => network::enter_new(namespaces.user.as_ref().map(AsFd::as_fd))
-            .doing(|| "making a network with nothing but a loopback device".to_owned()),
+        // The engine lends one wherever it offers another than the host's.
         (None, Network::Default | Network::Host) => Ok(()),
+        (None, Network::None) => Err(failure(
+            "entering the step's network".to_owned(),
+            io::Error::other("the engine lent none"),
+        )),
     }
 }
 

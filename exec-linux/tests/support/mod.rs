@@ -43,6 +43,11 @@ pub struct Bench {
 
 impl Bench {
     pub fn new() -> Self {
+        Self::with_network(NetworkConfig::default())
+    }
+
+    /// A bench whose steps get this network if they ask for none.
+    pub fn with_network(network: NetworkConfig) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("image");
         for name in ["bin", "etc", "tmp", "home/app"] {
@@ -64,6 +69,7 @@ impl Bench {
             program: Some(env!("CARGO_BIN_EXE_exec-linux-run").into()),
             cgroup_parent: "cofferdam-test".to_owned(),
             state_dir: dir.path().join("state"),
+            network,
         })
         .unwrap();
         Self { dir, runner }
