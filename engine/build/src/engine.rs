@@ -1,11 +1,11 @@
 //! The engine: what all builds of a process share, and the way of one build through the rooms.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use cofferdam_component::{FileOps, Frontend, Limits, Program, Runtime};
-use cofferdam_exec_linux::{Runner, Streams};
+use cofferdam_exec_linux::{NetworkConfig, Runner, Streams};
 use cofferdam_export::Owners;
 use cofferdam_registry::{Client, ClientConfig};
 use cofferdam_session::Session;
@@ -23,7 +23,7 @@ use crate::graph::BuildContext;
 use crate::logs::{self, Logs};
 use crate::progress::{BuildEvent, Sink};
 use crate::vertex::{OpVertex, blocking};
-use crate::{Error, Failure, FrontendChoice, Request, Response, StepExit, export};
+use crate::{Error, Failure, FrontendChoice, Request, Resolver, Response, StepExit, export};
 
 /// How an engine is set up. Everything that depends on the user or the machine is passed in.
 #[derive(Clone)]
@@ -38,8 +38,11 @@ pub struct Config {
     pub git: GitConfig,
     /// How many ops run at the same time.
     pub parallelism: usize,
-    /// Contents of `/etc/resolv.conf` for steps; `None` leaves the image's.
-    pub resolv_conf: Option<String>,
+    /// How steps find names.
+    pub resolver: Resolver,
+    /// What network steps get that ask for none by name. The name servers are added to what they
+    /// must be able to reach.
+    pub network: NetworkConfig,
     /// What this process may do on the machine.
     pub privilege: Privilege,
     /// Limits for components.
@@ -88,7 +91,8 @@ pub(crate) struct Shared {
     pub(crate) client: Client,
     pub(crate) files: HttpSource,
     pub(crate) repositories: GitSource,
-    pub(crate) resolv_conf: Option<String>,
+    pub(crate) resolver: Resolver,
+    network: NetworkConfig,
     pub(crate) privilege: Privilege,
     runtime: Runtime,
     file_ops: OnceLock<FileOps>,
@@ -127,6 +131,7 @@ impl Shared {
     /// What runs steps.
     pub(crate) async fn runner(&self) -> Result<&Runner, Error> {
         let state_dir = self.store.fresh_tmp("exec");
+        let network = self.network.clone();
         self.runner
             .get_or_try_init(|| {
                 blocking(move || {
@@ -134,6 +139,7 @@ impl Shared {
                         program: None,
                         cgroup_parent: "cofferdam".to_owned(),
                         state_dir,
+                        network,
                     };
                     Runner::new(config).map_err(|source| Error::Sandbox {
                         command: "set up".into(),
@@ -156,6 +162,8 @@ impl Engine {
         let runtime = Runtime::new(Some(store.compiled_dir()), config.limits)?;
         let client = Client::new(config.registries);
         let cache = Arc::new(StoreCache(store.clone()));
+        let mut network = config.network;
+        network.avoid.extend(config.resolver.reachable_nameservers());
         Ok(Self {
             shared: Arc::new(Shared {
                 images: ImageSource::new(store.clone()),
@@ -163,7 +171,8 @@ impl Engine {
                 repositories: GitSource::new(store.clone(), config.git),
                 store,
                 client,
-                resolv_conf: config.resolv_conf,
+                resolver: config.resolver,
+                network,
                 privilege: config.privilege,
                 runtime,
                 file_ops: OnceLock::new(),
@@ -237,6 +246,8 @@ impl Engine {
             id: self.next.fetch_add(1, Ordering::Relaxed),
             request,
             renewed: Mutex::default(),
+            sink: sink.clone(),
+            network_told: AtomicBool::new(false),
         });
         let feed = sink.clone();
         let feed = Arc::new(move |event| feed(BuildEvent::Vertex(event)));

@@ -1,6 +1,7 @@
 //! Exec ops: from LLB's description to a step of `exec-linux`, and from what it left to layers.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,8 +24,9 @@ use crate::error::StepExit;
 use crate::failed_step::{self, Failed};
 use crate::graph::BuildContext;
 use crate::mounts::{self, Lent, Taken};
+use crate::progress::warn;
 use crate::vertex::{OpKey, blocking};
-use crate::{Entitlements, Error, wasi};
+use crate::{Entitlements, Error, network, wasi};
 
 /// The host name that BuildKit gives steps.
 const HOSTNAME: &str = "buildkitsandbox";
@@ -100,7 +102,6 @@ pub(crate) async fn run(
     let engine = &context.engine;
     engine.check_steps()?;
     let surroundings = Surroundings {
-        resolv_conf: engine.resolv_conf.clone(),
         limits: limits(&context.request.step_limits, vertex.metadata.linux_resources.as_ref()),
         entitlements: context.request.entitlements.clone(),
     };
@@ -121,11 +122,21 @@ pub(crate) async fn run(
     let secrets = mounts::secret_variables(session, exec)?;
     let limits = surroundings.limits.clone();
     let (store, description) = (engine.store.clone(), exec.clone());
-    let (mut step, binds) =
-        blocking(move || prepare(&store, &description, &shown, lent, surroundings)).await?;
+    let runner = engine.runner().await?;
+    // The first step's network is got ready meanwhile.
+    let (prepared, found) = tokio::join!(
+        blocking(move || prepare(&store, &description, &shown, lent, surroundings)),
+        network::find(engine, exec.network)
+    );
+    let ((mut step, binds), found) = (prepared?, found?);
+    step.resolv_conf = found.resolv_conf;
+    if let Some(lacking) = found.lacking
+        && !context.network_told.swap(true, Ordering::Relaxed)
+    {
+        warn(&context.sink, &lacking);
+    }
     mounts::add_variables(&mut step.env, secrets);
     let command = exec.meta.args.join(" ");
-    let runner = engine.runner().await?;
     let (sender, mut receiver) = mpsc::channel::<(StepStream, Bytes)>(64);
     // Dropping this future, when nobody waits for the step any more, kills it.
     let watches = watches(&binds, &taken);
@@ -210,7 +221,6 @@ pub(crate) async fn beyond_limit(store: &Store, watches: Arc<[Watch]>) -> Error 
 
 /// What a step gets that its op does not say.
 pub(crate) struct Surroundings {
-    pub(crate) resolv_conf: Option<String>,
     /// Without those that the op has, of each process.
     pub(crate) limits: Limits,
     pub(crate) entitlements: Entitlements,
@@ -353,7 +363,7 @@ pub(crate) fn prepare(
         // `USER root` would give as well.
         no_new_privileges: false,
         hosts: Some(hosts),
-        resolv_conf: surroundings.resolv_conf,
+        resolv_conf: None,
         limits: Limits {
             rlimits: meta.ulimits.iter().map(rlimit).collect(),
             ..surroundings.limits

@@ -17,7 +17,7 @@ use crate::engine::Shared;
 use crate::exec::{self, Bind, Surroundings};
 use crate::graph::check_entitlements;
 use crate::vertex::blocking;
-use crate::{Entitlements, Error, StepExit, mounts};
+use crate::{Entitlements, Error, StepExit, mounts, network};
 
 /// What lists of what is stored call these records.
 const KIND: &str = "failed";
@@ -205,11 +205,9 @@ pub(crate) async fn enter(
         return Err(Error::Internal("only an exec op is kept".into()));
     };
     exec::refuse_unsupported(&failed.op, exec)?;
-    let surroundings = Surroundings {
-        resolv_conf: engine.resolv_conf.clone(),
-        limits: failed.limits.clone(),
-        entitlements: entry.entitlements,
-    };
+    let surroundings =
+        Surroundings { limits: failed.limits.clone(), entitlements: entry.entitlements };
+    let found = network::find(engine, exec.network).await?;
     let (store, mut exec) = (engine.store.clone(), exec.clone());
     // Whose cgroup that is was the build's affair.
     exec.meta.cgroup_parent.clear();
@@ -234,6 +232,7 @@ pub(crate) async fn enter(
         exec::prepare(&store, &exec, &shown, lent, surroundings)
     })
     .await?;
+    step.resolv_conf = found.resolv_conf;
     mounts::add_variables(&mut step.env, secrets);
     let command = step.args.join(" ");
     let watches = exec::watches(&binds, &taken);

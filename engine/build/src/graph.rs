@@ -1,6 +1,7 @@
 //! Turns a graph of ops into the solver's vertices.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use cofferdam_llb::{Graph, NetMode, OpKind, SecurityMode, Vertex};
@@ -10,7 +11,7 @@ use cofferdam_types::{Digest, Hasher, Platform};
 
 use crate::engine::Shared;
 use crate::vertex::OpVertex;
-use crate::{Entitlements, Error, Request};
+use crate::{Entitlements, Error, Request, Sink};
 
 /// The solver's view of the ops below one edge.
 pub(crate) struct OpGraph {
@@ -27,6 +28,10 @@ pub(crate) struct BuildContext {
     pub(crate) request: Request,
     /// Caches that steps of this build found anew, since it wants no cache.
     pub(crate) renewed: Mutex<HashSet<Digest>>,
+    /// Where the user is told of things.
+    pub(crate) sink: Sink,
+    /// Whether the user was told what the steps' network lacks.
+    pub(crate) network_told: AtomicBool,
 }
 
 impl OpGraph {

@@ -19,9 +19,11 @@ mod leaves;
 mod logs;
 mod missing;
 mod mounts;
+mod network;
 mod progress;
 mod remote;
 mod request;
+mod resolver;
 mod source;
 mod state;
 mod tier;
@@ -31,7 +33,8 @@ mod wasi;
 
 pub use cofferdam_component::{Limits, Warning};
 pub use cofferdam_exec_linux::{
-    Input, Limits as StepLimits, Streams, Swap, TerminalEvent, TerminalSize,
+    Input, Limits as StepLimits, NetworkConfig, NetworkMode, ParseSubnetError, Streams, Subnet,
+    Swap, TerminalEvent, TerminalSize, host_address,
 };
 pub use cofferdam_export::{
     Annotations, Compression, ImageOptions, LayoutFormat, LoadTargets, Loaded, Others, Place,
@@ -46,6 +49,7 @@ pub use request::{
     Dangling, Destination, Entitlements, Export, Exported, FileOptions, FrontendChoice,
     ImageExport, LayoutDestination, Push, Request, Response, WasmArtifact,
 };
+pub use resolver::{DnsConfig, Resolver};
 pub use state::{
     DiskUsage, Filter, Problem, Prune, Pruned, Repair, StateDirectory, Usage, Verified,
 };

@@ -16,14 +16,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use cofferdam_component::Warning;
 use cofferdam_solver::{Event, EventKind, Outcome};
 use cofferdam_types::Digest;
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use crate::progress::{BuildEvent, Sink};
+use crate::progress::{BuildEvent, Sink, warn};
 
 /// How long the end of a build waits for a disk to take what is left.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -430,12 +429,6 @@ impl Log {
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         self.write(format!("{break_line}# {text}\n").as_bytes())
     }
-}
-
-fn warn(sink: &Sink, short: &str) {
-    let (detail, url, locations) = (Vec::new(), String::new(), Vec::new());
-    let warning = Warning { short: short.to_owned(), detail, url, locations };
-    sink(BuildEvent::Warning { warning, excerpts: Vec::new() });
 }
 
 /// `NN-name.log`, of characters that mean nothing to anybody.

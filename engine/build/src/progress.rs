@@ -28,6 +28,13 @@ pub enum BuildEvent {
     },
 }
 
+/// Tells of something that is about no line of a source.
+pub(crate) fn warn(sink: &Sink, short: &str) {
+    let (detail, url, locations) = (Vec::new(), String::new(), Vec::new());
+    let warning = Warning { short: short.to_owned(), detail, url, locations };
+    sink(BuildEvent::Warning { warning, excerpts: Vec::new() });
+}
+
 /// A phase of the build outside the graph, shown like a vertex: completed when it is dropped.
 pub(crate) struct Phase {
     sink: Sink,

@@ -1,11 +1,14 @@
 //! The configuration file: where it is, what may stand in it, and what it makes of the registries
-//! client. Its tables for registries are those of BuildKit's `buildkitd.toml`.
+//! client and of the network of steps. Its tables for registries and for DNS are those of
+//! BuildKit's `buildkitd.toml`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cofferdam_build::{DnsConfig, NetworkConfig, NetworkMode};
 use cofferdam_registry::{ClientConfig, HostConfig, Mirror};
 use serde::Deserialize;
 use toml::Spanned;
@@ -23,6 +26,10 @@ struct File {
     registry: BTreeMap<Spanned<String>, Registry>,
     #[serde(default)]
     transfers: Transfers,
+    #[serde(default)]
+    dns: Dns,
+    #[serde(default)]
+    network: Network,
 }
 
 /// `[registry."host"]`, as BuildKit has it.
@@ -60,6 +67,52 @@ struct Transfers {
     mirror_timeout: Option<Spanned<Time>>,
 }
 
+/// `[dns]`, as BuildKit has it.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Dns {
+    #[serde(default)]
+    nameservers: Vec<IpAddr>,
+    #[serde(default)]
+    options: Vec<Spanned<String>>,
+    #[serde(default)]
+    search_domains: Vec<Spanned<String>>,
+}
+
+/// `[network]`: what steps get that ask for no network by name.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Network {
+    #[serde(default)]
+    mode: Mode,
+    subnet: Option<Spanned<String>>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Mode {
+    #[default]
+    Auto,
+    Nat,
+    Slirp4netns,
+    Pasta,
+    Host,
+    None,
+}
+
+impl From<Mode> for NetworkMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Auto => Self::Auto,
+            Mode::Nat => Self::Nat,
+            Mode::Slirp4netns => Self::Slirp4netns,
+            Mode::Pasta => Self::Pasta,
+            Mode::Host => Self::Host,
+            Mode::None => Self::None,
+        }
+    }
+}
+
 /// Whole seconds, or a number with a unit.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -68,23 +121,34 @@ enum Time {
     Text(String),
 }
 
+/// What can be configured.
+#[derive(Default)]
+pub struct Settings {
+    /// How registries are spoken to.
+    pub registries: ClientConfig,
+    /// How steps find names.
+    pub dns: DnsConfig,
+    /// What network steps get.
+    pub network: NetworkConfig,
+}
+
 /// Reads the file that the flag names, else the user's or the machine's where there is one, and
-/// changes `client` as it says.
+/// changes `settings` as it says.
 ///
 /// # Errors
 /// When the file cannot be read or something in it is wrong; the message says where.
 pub fn apply(
     flag: Option<&Path>,
     env: Environment<'_>,
-    client: ClientConfig,
-) -> Result<ClientConfig, Error> {
+    settings: Settings,
+) -> Result<Settings, Error> {
     let candidates = match flag {
         Some(flag) => vec![flag.to_owned()],
         None => usual_places(env),
     };
     for file in candidates {
         match std::fs::read_to_string(&file) {
-            Ok(text) => return Source { file: &file, text: &text }.apply(client),
+            Ok(text) => return Source { file: &file, text: &text }.apply(settings),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && flag.is_none() => {}
             Err(error) => {
                 let message = format!("cannot read {}: {error}", file.display());
@@ -92,7 +156,7 @@ pub fn apply(
             }
         }
     }
-    Ok(client)
+    Ok(settings)
 }
 
 fn usual_places(env: Environment<'_>) -> Vec<PathBuf> {
@@ -109,11 +173,12 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn apply(&self, mut client: ClientConfig) -> Result<ClientConfig, Error> {
+    fn apply(&self, mut settings: Settings) -> Result<Settings, Error> {
         let file: File = toml::from_str(self.text).map_err(|error| {
             // The first line says it; those after it are of other keys that there could be.
             self.wrong(error.span().unwrap_or_default(), error.message())
         })?;
+        let client = &mut settings.registries;
         for (host, registry) in file.registry {
             let mirror: Result<Mirror, _> = host.as_ref().parse();
             if !mirror.is_ok_and(|mirror| mirror.path.is_empty()) {
@@ -143,7 +208,32 @@ impl Source<'_> {
                 *place = self.time(&given)?;
             }
         }
-        Ok(client)
+        settings.dns = self.dns(file.dns)?;
+        settings.network.mode = file.network.mode.into();
+        if let Some(subnet) = file.network.subnet {
+            let parsed = subnet.as_ref().parse();
+            let wrong = |error: cofferdam_build::ParseSubnetError| {
+                self.wrong(subnet.span(), &error.to_string())
+            };
+            settings.network.subnet = Some(parsed.map_err(wrong)?);
+        }
+        Ok(settings)
+    }
+
+    fn dns(&self, dns: Dns) -> Result<DnsConfig, Error> {
+        // They become words of a line of resolv.conf.
+        let words = |words: Vec<Spanned<String>>| {
+            let word = |word: Spanned<String>| match word.as_ref().split_whitespace().count() {
+                1 => Ok(word.into_inner()),
+                _ => Err(self.wrong(word.span(), "expected one word without spaces")),
+            };
+            words.into_iter().map(word).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(DnsConfig {
+            nameservers: dns.nameservers,
+            options: words(dns.options)?,
+            search_domains: words(dns.search_domains)?,
+        })
     }
 
     fn host(&self, registry: Registry) -> Result<HostConfig, Error> {
@@ -237,15 +327,22 @@ mod tests {
         let file = directory.path().join("config.toml");
         std::fs::write(directory.path().join("ca.pem"), "PEM").expect("written");
         std::fs::write(&file, text).expect("written");
-        let told = match apply(Some(&file), &|_| None, ClientConfig::default()) {
-            Ok(client) => {
-                let ClientConfig { concurrency, stall_timeout, retry, hosts, .. } = client;
+        let told = match apply(Some(&file), &|_| None, Settings::default()) {
+            Ok(Settings { registries, dns, network }) => {
+                let ClientConfig { concurrency, stall_timeout, retry, hosts, .. } = registries;
                 let mut told = format!("{concurrency} {stall_timeout:?} {retry:?}\n");
                 for (name, host) in hosts {
                     let HostConfig { mirrors, http, insecure, ca, identity } = host;
                     let mirrors: Vec<String> = mirrors.iter().map(Mirror::to_string).collect();
                     let (ca, identity) = (ca.len(), identity.map(String::from_utf8));
                     told += &format!("{name}: {mirrors:?} {http:?} {insecure} {ca} {identity:?}\n");
+                }
+                if dns != DnsConfig::default() {
+                    told += &format!("{dns:?}\n");
+                }
+                let NetworkConfig { mode, subnet, .. } = network;
+                if (mode, subnet) != (NetworkMode::Auto, None) {
+                    told += &format!("{mode:?} {}\n", subnet.map_or("-".into(), |s| s.to_string()));
                 }
                 told
             }
@@ -282,6 +379,26 @@ mod tests {
     }
 
     #[test]
+    fn the_network_of_steps_is_configured() {
+        check(
+            r#"
+            [dns]
+              nameservers = ["192.0.2.53", "2001:db8::53"]
+              options = ["edns0"]
+              searchDomains = ["a.example"]
+            [network]
+              mode = "nat"
+              subnet = "10.4.0.0/20"
+            "#,
+            expect![""],
+        );
+        check("[dns]\noptions = [\"a b\"]\n", expect![""]);
+        check("[dns]\nnameservers = [\"dns.example\"]\n", expect![""]);
+        check("[network]\nmode = \"bridge\"\n", expect![""]);
+        check("[network]\nsubnet = \"10.0.0.0\"\n", expect![""]);
+    }
+
+    #[test]
     fn what_is_wrong_is_told_with_its_line() {
         check(
             "[registry.\"docker.io\"]\nmirror = []\n",
@@ -292,7 +409,7 @@ mod tests {
         check(
             "\n[worker]\n",
             expect![[r#"
-            DIR/config.toml:2: unknown field `worker`, expected `registry` or `transfers`
+            DIR/config.toml:2: unknown field `worker`, expected one of `registry`, `transfers`, `dns`, `network`
         "#]],
         );
         check(
@@ -363,7 +480,7 @@ mod tests {
     #[test]
     fn a_file_that_is_named_has_to_be_there() {
         let missing = Path::new("/nonexistent/config.toml");
-        let error = apply(Some(missing), &|_| None, ClientConfig::default()).err();
+        let error = apply(Some(missing), &|_| None, Settings::default()).err();
         let error = error.expect("it is not there").to_string();
         assert!(error.starts_with("cannot read /nonexistent/config.toml: "), "{error}");
     }

@@ -344,7 +344,9 @@ fn add_host(text: &str) -> Result<String, Error> {
         .filter(|(host, _)| !host.is_empty() && !host.contains([',', ' ']))
         .ok_or_else(|| invalid("expected HOST:IP"))?;
     if ip == "host-gateway" {
-        return Err(invalid("`host-gateway` is not supported yet"));
+        let address = cofferdam_build::host_address()
+            .ok_or_else(|| invalid("this machine has no address by which steps can reach it"))?;
+        return Ok(format!("{host}={address}"));
     }
     let ip = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
     let ip: IpAddr = ip.parse().map_err(|_| invalid(&format!("`{ip}` is not an IP address")))?;

@@ -102,8 +102,7 @@ pub fn credentials(env: Environment<'_>) -> Result<DockerConfig, Error> {
     Ok(config.helper_dirs(std::env::split_paths(&search).filter(|path| path.is_absolute())))
 }
 
-/// The resolver's configuration for steps: they are in the host's network unless they ask for
-/// none at all, so it is the host's own.
+/// A file of resolv.conf(5), if there is one.
 ///
 /// # Errors
 /// When it is there and cannot be read.

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 
-use cofferdam_build::{Config, Engine, Limits, Privilege, Response};
+use cofferdam_build::{Config, Engine, Limits, Privilege, Resolver, Response};
 use cofferdam_registry::ClientConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::args::{Build, MaxStorage, ProgressMode};
 use crate::ask;
-use crate::config;
+use crate::config::{self, Settings};
 use crate::debug::quote;
 use crate::error::{Error, exit, exit_code};
 use crate::lending::{KeyAgent, start_agents};
@@ -100,10 +100,14 @@ pub fn configure(setup: Setup, insecure_registries: &[String]) -> Result<Config,
     let env = |name: &str| -> Option<OsString> { std::env::var_os(name) };
     let credentials = Arc::new(root::credentials(&env)?);
     let registries = ClientConfig { credentials, ..ClientConfig::default() };
-    let mut registries = config::apply(file.as_deref(), &env, registries)?;
+    let settings = Settings { registries, ..Settings::default() };
+    let Settings { mut registries, dns, mut network } =
+        config::apply(file.as_deref(), &env, settings)?;
     for host in insecure_registries {
         registries.hosts.entry(host.clone()).or_default().http = Some(true);
     }
+    let search = env("PATH").unwrap_or_default();
+    network.programs = std::env::split_paths(&search).filter(|path| path.is_absolute()).collect();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Config {
         max_storage: root::max_storage(max_storage, &env, &root)?,
@@ -111,7 +115,12 @@ pub fn configure(setup: Setup, insecure_registries: &[String]) -> Result<Config,
         registries,
         git: root::git(&env),
         parallelism: cores.max(MIN_PARALLELISM),
-        resolv_conf: root::resolv_conf(Path::new("/etc/resolv.conf"))?,
+        resolver: Resolver {
+            config: dns,
+            host: root::resolv_conf(Path::new("/etc/resolv.conf"))?,
+            upstream: root::resolv_conf(Path::new("/run/systemd/resolve/resolv.conf"))?,
+        },
+        network,
         privilege,
         limits: Limits::default(),
     })

@@ -523,12 +523,6 @@ fn wrong_values() {
     "#]],
     );
     check(
-        &["CONTEXT", "--add-host=x:host-gateway"],
-        expect![[r#"
-        error: --add-host `x:host-gateway`: `host-gateway` is not supported yet
-    "#]],
-    );
-    check(
         &["CONTEXT", "--build-arg=SOURCE_DATE_EPOCH=now"],
         expect![[r#"
         error: SOURCE_DATE_EPOCH `now`: expected seconds
