@@ -334,6 +334,12 @@ impl Running {
         Ok(())
     }
 
+    /// What the steps have printed so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.outcome.log()
+    }
+
     /// Waits until a step has begun whose name contains this text.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! A small web server on loopback for the suites, which answers as a test tells it to, notes what
+//! A small web server for the suites, which answers as a test tells it to, notes what
 //! it was asked, and can serve git repositories by `git http-backend`.
 
 use std::collections::BTreeMap;
@@ -64,14 +64,25 @@ pub struct Web {
 }
 
 impl Web {
-    /// Starts a server.
+    /// Starts a server on loopback.
     ///
     /// # Errors
     /// There is no port.
     pub fn start(
         answer: impl Fn(&WebRequest) -> WebAnswer + Send + Sync + 'static,
     ) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Self::start_on(Ipv4Addr::LOCALHOST, answer)
+    }
+
+    /// Starts a server on an address of this machine.
+    ///
+    /// # Errors
+    /// There is no port.
+    pub fn start_on(
+        address: Ipv4Addr,
+        answer: impl Fn(&WebRequest) -> WebAnswer + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let listener = TcpListener::bind((address, 0))?;
         let address = listener.local_addr()?;
         let asked: Arc<Mutex<Vec<WebRequest>>> = Arc::default();
         let (answer, notes): (Arc<Handler>, _) = (Arc::new(answer), asked.clone());

@@ -15,6 +15,7 @@ mod gnu_hello;
 mod images;
 mod limits;
 mod mounts;
+mod network;
 mod privileges;
 mod progress;
 mod rebuild;
