@@ -27,6 +27,7 @@ async fn measure() -> Result<(), Box<dyn std::error::Error>> {
         cgroup_parent: "cofferdam-bench".to_owned(),
         state_dir: dir.path().join("state"),
         network: NetworkConfig::default(),
+        emulators: Emulators::default(),
     })?;
     let mut lowers = vec![image];
     for number in 1..layers {
@@ -51,6 +52,7 @@ async fn measure() -> Result<(), Box<dyn std::error::Error>> {
             hostname: "bench".into(),
             network: Network::Default,
             security: Security::Sandbox,
+            execution: Execution::Native,
             no_new_privileges: true,
             hosts: Some(String::new()),
             resolv_conf: Some(String::new()),

@@ -2,6 +2,7 @@
 //! through [`crate::Runner::run`], which calls this first; what is not known to be permitted is
 //! refused. Who grants an entitlement is the caller's affair.
 
+use crate::emulation::Execution;
 use crate::rlimits;
 use crate::step::{Limits, Mount, Network, Rootfs, Security, Step, Swap};
 
@@ -76,6 +77,12 @@ pub fn authorize(step: Step) -> Result<Authorized, Denied> {
             return Err(invalid("arguments", "", "the program's name is empty"));
         }
         Some(_) => {}
+    }
+    if let Execution::Emulated(emulator) = &step.execution
+        && !emulator.program.is_absolute()
+    {
+        let program = emulator.program.display().to_string();
+        return Err(invalid("emulator", &program, "it must be absolute"));
     }
     if !step.cwd.starts_with('/') {
         return Err(invalid("working directory", &step.cwd, "it must be absolute"));
@@ -192,6 +199,7 @@ mod tests {
             hostname: "h".into(),
             network: Network::Default,
             security: Security::Sandbox,
+            execution: Execution::Native,
             no_new_privileges: true,
             hosts: None,
             resolv_conf: None,

@@ -38,6 +38,7 @@
 
 mod authorize;
 mod cgroup;
+mod emulation;
 mod error;
 mod network;
 mod rlimits;
@@ -53,6 +54,7 @@ mod user_namespace;
 mod wire;
 
 pub use authorize::{Denied, authorize};
+pub use emulation::{Emulator, Emulators, Execution, Means, Missing, Rejected};
 pub use error::Error;
 pub use network::{
     Chosen, Imitator, Namespace, NetworkConfig, NetworkKind, NetworkMode, Networks,

@@ -20,8 +20,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::authorize::{Authorized, authorize};
 use crate::cgroup::Hierarchies;
+use crate::emulation::binfmt::Registry;
+use crate::emulation::{Emulators, Execution};
 use crate::error::Error;
 use crate::network::{Chosen, Namespace, NetworkConfig, Networks};
+use crate::rootless;
 use crate::sandbox::{HELPER_ARGV0, STAGE, STUB_LAYERS};
 use crate::seal::SealedProgram;
 use crate::seccomp::native_filter;
@@ -42,6 +45,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// What network steps get that ask for none by name.
     pub network: NetworkConfig,
+    /// What runs steps for other platforms.
+    pub emulators: Emulators,
 }
 
 /// How a step ended.
@@ -77,6 +82,8 @@ struct Shared {
     steps: TaskTracker,
     /// A helper that waits for the next step's order.
     ready: Mutex<Option<Helper>>,
+    /// The emulators of the steps' user namespace.
+    registry: Registry,
 }
 
 /// A helper process that has no order yet.
@@ -126,6 +133,31 @@ impl Shared {
             // If it could not be started, the next step tries again and says why.
             *self.ready() = helper;
         }
+    }
+
+    /// Has the kernel start a step's emulator, for its program and for all that this starts.
+    /// Otherwise it is only the step's program that is emulated, and the reason is given.
+    async fn emulate(self: &Arc<Self>, step: &mut Step) -> Result<(), String> {
+        let Execution::Emulated(emulator) = &step.execution else { return Ok(()) };
+        // Nothing is ever registered in the namespace that everybody else is in.
+        let shared_with_all = rootless::in_initial_namespace();
+        if step.security == Security::Insecure && shared_with_all {
+            return Err("a step with `--security=insecure` is in the host's user namespace".into());
+        }
+        let (shared, architecture) = (self.clone(), emulator.architecture.clone());
+        let register = move || {
+            let user_namespace = match &shared.user_namespace {
+                Ok(of_steps) => Some(of_steps.descriptor()),
+                Err(reason) if shared_with_all => return Err(reason.clone()),
+                // The engine's own is an ordinary user's.
+                Err(_) => None,
+            };
+            shared.registry.register(&architecture, &shared.program.path(), user_namespace)
+        };
+        let registered = tokio::task::spawn_blocking(register).await;
+        registered.unwrap_or_else(|error| Err(error.to_string()))?;
+        step.execution = Execution::ByHandler;
+        Ok(())
     }
 
     fn start_helper(&self) -> io::Result<Helper> {
@@ -203,6 +235,7 @@ impl Runner {
                 next: AtomicU64::new(0),
                 steps: TaskTracker::new(),
                 ready: Mutex::default(),
+                registry: Registry::new(config.emulators),
             }),
         })
     }
@@ -289,21 +322,27 @@ async fn supervise(
 ) -> Result<Exit, Error> {
     let starting = Error::helper("starting the sandbox helper");
     let number = shared.next.fetch_add(1, Ordering::Relaxed);
-    let hierarchies = match step.0.cgroup_parent.as_str() {
+    let Authorized(mut step) = step;
+    if let Err(reason) = shared.emulate(&mut step).await {
+        let text = format!("cofferdam: what this program starts is not emulated: {reason}\n");
+        // Whoever does not listen does not miss it.
+        _ = streams.output.send((Stream::Stderr, text.into())).await;
+    }
+    let hierarchies = match step.cgroup_parent.as_str() {
         "" => shared.hierarchies.clone(),
         parent => Hierarchies::below(parent),
     };
-    let network = step.0.network;
+    let network = step.network;
     // Some networks end with this value.
     let namespace = tokio::select! {
         namespace = shared.networks.namespace(network) => namespace?,
         () = cancel.cancelled() => return Err(Error::Cancelled),
     };
-    let lent = shared.lend(&step.0, namespace.as_ref());
+    let lent = shared.lend(&step, namespace.as_ref());
     let (lent, descriptors): (Vec<Lent>, Vec<BorrowedFd<'_>>) = lent.unzip();
     let order = wire::encode(&Task::Step(Box::new(Order {
         id: format!("{}-{number}", shared.prefix),
-        step: step.0,
+        step,
         state_dir: shared.state_dir.clone(),
         hierarchies,
         filter: shared.filter.clone(),

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::emulation::Execution;
+
 /// One process to run, with everything it may see.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
@@ -27,6 +29,9 @@ pub struct Step {
     pub network: Network,
     /// How much it is confined.
     pub security: Security,
+    /// How its programs, and those that they start, are executed.
+    #[serde(default)]
+    pub execution: Execution,
     /// Whether set-user-id programs and file capabilities give no privilege. BuildKit leaves this
     /// off, and images that call `sudo` in a RUN need it off. Ignored by [`Security::Insecure`].
     pub no_new_privileges: bool,

@@ -327,6 +327,7 @@ async fn where_ids_cannot_be_mapped_steps_run_without() {
         cgroup_parent: "cofferdam-test".to_owned(),
         state_dir: plain.join("state"),
         network: NetworkConfig::default(),
+        emulators: Emulators::default(),
     })
     .unwrap();
     let why = bench.runner.user_namespace().expect_err("ramfs knows no mapped ids");

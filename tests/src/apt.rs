@@ -19,10 +19,11 @@ pub struct Apt {
 }
 
 impl Apt {
-    /// Prepares the directory from the machine's sources and fetches the package lists.
+    /// Prepares the directory from the machine's sources and fetches the package lists. The first
+    /// architecture is the one that packages are for which name none.
     ///
     /// # Errors
-    /// The machine has no apt sources, or their lists cannot be fetched.
+    /// The machine has no apt sources, or none of their lists can be fetched.
     pub fn prepare(directory: &Path, architectures: &[&str]) -> Result<Self> {
         let sources = directory.join("sources.list.d");
         for name in ["lists/partial", "archives/partial", "sources.list.d", "empty"] {
@@ -36,17 +37,22 @@ impl Apt {
              Dir::State::Lists \"{base}/lists\";\n\
              Dir::Cache \"{base}\";\n\
              Dir::Cache::Archives \"{base}/archives\";\n\
+             APT::Architecture \"{native}\";\n\
              APT::Architectures {{{listed} }};\n\
              APT::Sandbox::User \"root\";\n\
              Acquire::Languages \"none\";\n",
+            native = architectures.first().context("at least one architecture")?,
             sources = sources.display(),
             base = directory.display(),
         );
         let configuration = directory.join("apt.conf");
         fs::write(&configuration, text)?;
         let apt = Self { configuration, sources };
-        run(&mut apt.get(&["update", "-q"]))?;
-        Ok(apt)
+        match run(&mut apt.get(&["update", "-q"])) {
+            // A mirror may lack an index in which nothing is that is wanted; what is, is missed later.
+            Err(error) if !error.to_string().contains("They have been ignored") => Err(error),
+            _ => Ok(apt),
+        }
     }
 
     /// The native architecture, by Debian's name.
@@ -77,6 +83,27 @@ impl Apt {
         let mut unpack = command("dpkg-deb", ["-x"]);
         run(unpack.arg(&archive).arg(into))?;
         Ok(())
+    }
+
+    /// Downloads packages with all that they need, as for a machine that has none.
+    ///
+    /// # Errors
+    /// A package is not in the lists, or cannot be fetched.
+    pub fn closure(&self, packages: &[&str], into: &Path) -> Result<Vec<PathBuf>> {
+        fs::create_dir_all(into.join("partial"))?;
+        let nothing = into.join("status");
+        fs::write(&nothing, "")?;
+        let option = |name: &str, path: &Path| format!("Dir::{name}={}", path.display());
+        let mut install = self.get(&["install", "-q", "-y", "--download-only"]);
+        install.args(["--no-install-recommends", "-o", "Debug::NoLocking=true", "-o"]);
+        install.arg(option("State::Status", &nothing)).arg("-o");
+        install.arg(option("Cache::Archives", into)).args(packages);
+        run(&mut install)?;
+        let mut found: Vec<PathBuf> =
+            fs::read_dir(into)?.flatten().map(|file| file.path()).collect();
+        found.retain(|path| path.extension().is_some_and(|extension| extension == "deb"));
+        found.sort();
+        Ok(found)
     }
 
     /// Downloads the files of a source package (`.dsc`, upstream and Debian archives).

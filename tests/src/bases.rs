@@ -16,7 +16,7 @@ use crate::command::{command, run};
 use crate::oci::{Compression, Layer, Layout};
 use crate::tree::TarWriter;
 
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The directory that keeps what is expensive to make.
 #[must_use]
@@ -28,7 +28,7 @@ pub fn cache() -> PathBuf {
 /// Returns a cache entry, making it first where it is missing.
 ///
 /// Several test processes may ask at once: one makes, the others wait.
-fn cached(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+pub(crate) fn cached(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let cache = cache();
     fs::create_dir_all(&cache).with_context(|| {
         format!("cannot make `{}`; set COFFERDAM_TEST_CACHE to another", cache.display())
@@ -75,6 +75,48 @@ pub fn busybox() -> Result<Layout> {
             let layers = [busybox_layer(&layout, &binary, &applets)?];
             let container = json!({"Env": [PATH], "Cmd": ["sh"]});
             manifests.push(layout.add_image(arch, container, &layers)?);
+        }
+        layout.tag("latest", &manifests)
+    })?;
+    Layout::open(&entry)
+}
+
+/// Debian's architectures that the suites run steps on, with OCI's names: this machine's own, and
+/// those that need an emulator, with different word sizes and byte orders.
+pub const ARCHITECTURES: [(&str, &str); 6] = [
+    ("amd64", "amd64"),
+    ("i386", "386"),
+    ("arm64", "arm64"),
+    ("armhf", "arm/v7"),
+    ("ppc64el", "ppc64le"),
+    ("s390x", "s390x"),
+];
+
+/// busybox-static for all of [`ARCHITECTURES`].
+///
+/// # Errors
+/// The packages cannot be fetched.
+pub fn busybox_everywhere() -> Result<Layout> {
+    let entry = cached("busybox-everywhere-1", |directory| {
+        let scratch = tempfile::tempdir()?;
+        let names = ARCHITECTURES.map(|(debian, _)| debian);
+        let apt = Apt::prepare(scratch.path(), &names)?;
+        let program = |debian: &str| -> Result<Vec<u8>> {
+            let files = scratch.path().join(debian);
+            apt.extract(&format!("busybox-static:{debian}"), &files)?;
+            let usr = files.join("usr/bin/busybox");
+            Ok(fs::read(files.join("bin/busybox")).or_else(|_| fs::read(usr))?)
+        };
+        let applets = applets(&program(&Apt::native_architecture()?)?)?;
+        let layout = Layout::create(directory)?;
+        let mut manifests = Vec::new();
+        for (debian, oci) in ARCHITECTURES {
+            let layers = [busybox_layer(&layout, &program(debian)?, &applets)?];
+            manifests.push(layout.add_image(
+                oci,
+                json!({"Env": [PATH], "Cmd": ["sh"]}),
+                &layers,
+            )?);
         }
         layout.tag("latest", &manifests)
     })?;

@@ -20,6 +20,7 @@ pub mod schema;
 pub mod terminal;
 pub mod tree;
 mod twice;
+pub mod unpacked;
 pub mod web;
 
 pub use cofferdam::{Build, Cofferdam, Outcome, Running};

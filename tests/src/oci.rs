@@ -112,7 +112,8 @@ impl Layout {
 
     /// Writes a config and a manifest for these layers and returns the manifest's descriptor.
     ///
-    /// `container` is the `config` member of the image configuration (Env, Cmd, ...).
+    /// `arch` may have a variant (`arm/v7`); `container` is the `config` member of the image
+    /// configuration (Env, Cmd, ...).
     ///
     /// # Errors
     /// The layout cannot be written.
@@ -120,10 +121,13 @@ impl Layout {
         let created = "2023-11-14T22:13:20Z";
         let history: Vec<Value> =
             layers.iter().map(|_| json!({"created": created, "created_by": "fixture"})).collect();
-        let config = json!({
+        let (arch, variant) = arch.split_once('/').unwrap_or((arch, ""));
+        let mut platform = json!({"architecture": arch, "os": "linux"});
+        if !variant.is_empty() {
+            platform["variant"] = variant.into();
+        }
+        let mut config = json!({
             "created": created,
-            "architecture": arch,
-            "os": "linux",
             "config": container,
             "rootfs": {
                 "type": "layers",
@@ -131,6 +135,9 @@ impl Layout {
             },
             "history": history,
         });
+        for (key, value) in platform.as_object().into_iter().flatten() {
+            config[key] = value.clone();
+        }
         let config = self.add_json(CONFIG, &config)?;
         let mut manifest = self.add_json(
             MANIFEST,
@@ -141,7 +148,7 @@ impl Layout {
                 "layers": layers.iter().map(|l| &l.descriptor).collect::<Vec<_>>(),
             }),
         )?;
-        manifest["platform"] = json!({"architecture": arch, "os": "linux"});
+        manifest["platform"] = platform;
         Ok(manifest)
     }
 

@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use cofferdam_component::{FileOps, Frontend, Limits, Program, Runtime};
-use cofferdam_exec_linux::{NetworkConfig, Runner, Streams};
-use cofferdam_export::Owners;
+use cofferdam_exec_linux::{Emulators, NetworkConfig, Runner, Streams};
+use cofferdam_export::{Owners, PlatformImage};
 use cofferdam_registry::{Client, ClientConfig};
 use cofferdam_session::Session;
 use cofferdam_solver::{Job, Solver};
 use cofferdam_source::{GitConfig, GitSource, HttpSource, ImageSource};
 use cofferdam_store::Store;
 use cofferdam_types::Platform;
+use futures::future::try_join_all;
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
@@ -45,6 +46,8 @@ pub struct Config {
     pub network: NetworkConfig,
     /// What this process may do on the machine.
     pub privilege: Privilege,
+    /// Directories in which QEMU is looked for, for steps of other platforms.
+    pub qemu_directories: Vec<PathBuf>,
     /// Limits for components.
     pub limits: Limits,
 }
@@ -94,6 +97,7 @@ pub(crate) struct Shared {
     pub(crate) resolver: Resolver,
     network: NetworkConfig,
     pub(crate) privilege: Privilege,
+    pub(crate) emulators: Emulators,
     runtime: Runtime,
     file_ops: OnceLock<FileOps>,
     runner: OnceCell<Runner>,
@@ -130,7 +134,7 @@ impl Shared {
 
     /// What runs steps.
     pub(crate) async fn runner(&self) -> Result<&Runner, Error> {
-        let state_dir = self.store.fresh_tmp("exec");
+        let (state_dir, emulators) = (self.store.fresh_tmp("exec"), self.emulators.clone());
         let network = self.network.clone();
         self.runner
             .get_or_try_init(|| {
@@ -140,6 +144,7 @@ impl Shared {
                         cgroup_parent: "cofferdam".to_owned(),
                         state_dir,
                         network,
+                        emulators,
                     };
                     Runner::new(config).map_err(|source| Error::Sandbox {
                         command: "set up".into(),
@@ -174,6 +179,7 @@ impl Engine {
                 resolver: config.resolver,
                 network,
                 privilege: config.privilege,
+                emulators: Emulators::new(config.qemu_directories),
                 runtime,
                 file_ops: OnceLock::new(),
                 runner: OnceCell::new(),
@@ -217,18 +223,16 @@ impl Engine {
     ) -> Result<Response, Failure> {
         let (context, job) = self.begin(request, session, &sink);
         let built = self.run_frontend(&context, &job, &sink).await?;
-        let mut images = Vec::new();
-        for result in built.results {
+        // All platforms at once: the job runs what they share once.
+        let images = built.results.into_iter().map(async |result| {
             let snapshot = match result.output {
                 Some(edge) => context.solve(&job, &built.graph, &built.source, edge).await?,
                 None => cofferdam_store::Snapshot::default(),
             };
-            images.push(cofferdam_export::PlatformImage {
-                platform: result.platform,
-                snapshot,
-                config: result.config,
-            });
-        }
+            let cofferdam_component::PlatformResult { platform, config, .. } = result;
+            Ok::<_, Failure>(PlatformImage { platform, snapshot, config })
+        });
+        let images = try_join_all(images).await?;
         let exported = export::run(&context, images, &built.metadata, &sink).await?;
         Ok(Response { exported, metadata: built.metadata, logs: None })
     }

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cofferdam_component::SourceRange;
-use cofferdam_exec_linux::Exit;
+use cofferdam_exec_linux::{Exit, Missing};
 use cofferdam_llb::SourceInfo;
 use cofferdam_solver::SolveError;
+use cofferdam_types::Platform;
 use serde::{Deserialize, Serialize};
 
 /// Who has to do something about an error; decides the exit code.
@@ -69,6 +70,14 @@ pub enum Error {
         command: String,
         /// Why not.
         reason: String,
+    },
+    /// Nothing on this machine runs programs of the step's platform.
+    #[error("a step for {platform} cannot run on this machine: {missing}")]
+    Platform {
+        /// The platform.
+        platform: Platform,
+        /// What is missing.
+        missing: Missing,
     },
     /// A step ended badly.
     #[error("process `{command}` did not complete successfully: {exit}")]
@@ -132,6 +141,9 @@ pub enum Error {
     Internal(String),
 }
 
+/// How Debian and its descendants install the emulators.
+pub const INSTALL_QEMU: &str = "apt-get install qemu-user-static";
+
 /// How a step ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StepExit {
@@ -193,6 +205,11 @@ impl Error {
                 "build it as root, or in a place where that is allowed".into(),
                 "see what it needs, and for which lines: cofferdam build --print-tier".into(),
             ],
+            Self::Platform { missing: Missing::Emulator { .. }, .. } => vec![
+                format!("install QEMU's user-mode emulators: {INSTALL_QEMU}"),
+                "or say where they are: --qemu-dir DIR".into(),
+                "what this machine can run: cofferdam platforms".into(),
+            ],
             Self::Denied { entitlement, .. } => vec![format!("grant it: --allow {entitlement}")],
             Self::NoSecret { id, .. } => vec![format!(
                 "lend it: --secret id={id},src=FILE, or --secret id={id},env=VARIABLE"
@@ -248,7 +265,7 @@ impl Error {
             Self::Export(
                 cofferdam_export::Error::Config { .. } | cofferdam_export::Error::Options(_),
             ) => Kind::User,
-            Self::Export(_) => Kind::Config,
+            Self::Export(_) | Self::Platform { .. } => Kind::Config,
             Self::Sandbox { source, .. } => match self.shell_exit_code() {
                 Some(_) => Kind::Build,
                 None if matches!(source, cofferdam_exec_linux::Error::Denied(_)) => Kind::User,

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cofferdam_exec_linux::{
-    BindSource, Exit, Limits, Mount as StepMount, Network, Overlay, Restrictions, Rlimit, Rootfs,
-    Security, Step, Stream as StepStream, Streams, Swap, User, lookup_user,
+    BindSource, Execution, Exit, Limits, Means, Mount as StepMount, Network, Overlay, Restrictions,
+    Rlimit, Rootfs, Security, Step, Stream as StepStream, Streams, Swap, User, lookup_user,
 };
 use cofferdam_llb::{
     CacheSharing, ExecOp, LinuxResources, Mount, MountKind, NetMode, Op, OpKind, SecurityMode,
@@ -20,6 +20,7 @@ use cofferdam_types::{Digest, Platform};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::engine::Shared;
 use crate::error::StepExit;
 use crate::failed_step::{self, Failed};
 use crate::graph::BuildContext;
@@ -98,12 +99,14 @@ pub(crate) async fn run(
     if op.platform.as_ref().is_some_and(Platform::is_wasm) {
         return wasi::run(context, exec, &inputs, progress).await;
     }
-    refuse_unsupported(op, exec)?;
+    refuse_unsupported(exec)?;
     let engine = &context.engine;
     engine.check_steps()?;
+    let execution = execution(engine, op).await?;
     let surroundings = Surroundings {
         limits: limits(&context.request.step_limits, vertex.metadata.linux_resources.as_ref()),
         entitlements: context.request.entitlements.clone(),
+        execution,
     };
     let shown = exec.mounts.iter().map(|mount| match mount.input {
         Some(input) => inputs[input as usize].clone(),
@@ -224,6 +227,7 @@ pub(crate) struct Surroundings {
     /// Without those that the op has, of each process.
     pub(crate) limits: Limits,
     pub(crate) entitlements: Entitlements,
+    pub(crate) execution: Execution,
 }
 
 /// A bind mount of a step.
@@ -359,6 +363,7 @@ pub(crate) fn prepare(
             SecurityMode::Sandbox => Security::Sandbox,
             SecurityMode::Insecure => Security::Insecure,
         },
+        execution: surroundings.execution,
         // Images call `sudo` in a RUN. What such programs give is authority in the step, which
         // `USER root` would give as well.
         no_new_privileges: false,
@@ -452,16 +457,27 @@ pub(crate) fn user(root: &Tree, spec: &str) -> Result<User, Error> {
         .map_err(|error| Error::Invalid(error.to_string()))
 }
 
-pub(crate) fn refuse_unsupported(op: &Op, exec: &ExecOp) -> Result<(), Error> {
+/// How the programs of a step can run on this machine.
+pub(crate) async fn means(engine: &Arc<Shared>, platform: &Platform) -> Result<Means, Error> {
+    let (engine, platform) = (engine.clone(), platform.clone().normalized());
+    blocking(move || {
+        engine.emulators.means(&platform).map_err(|missing| Error::Platform { platform, missing })
+    })
+    .await
+}
+
+/// How the programs of a step are executed.
+pub(crate) async fn execution(engine: &Arc<Shared>, op: &Op) -> Result<Execution, Error> {
+    match &op.platform {
+        None => Ok(Execution::Native),
+        Some(platform) => Ok(means(engine, platform).await?.execution(platform)),
+    }
+}
+
+pub(crate) fn refuse_unsupported(exec: &ExecOp) -> Result<(), Error> {
     let unsupported = |what: String| Err(Error::Unsupported(what));
     if !exec.cdi_devices.is_empty() {
         return unsupported("a device for a step".into());
-    }
-    let host = Platform::host();
-    if let Some(platform) = op.platform.as_ref().filter(|wanted| wanted.match_rank(&host).is_none())
-        && host.match_rank(platform).is_none()
-    {
-        return unsupported(format!("running a step for {platform} on {host}"));
     }
     Ok(())
 }

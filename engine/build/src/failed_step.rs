@@ -2,6 +2,7 @@
 //! that they outlive the build and go when the space is needed; who asks, and with which
 //! terminal, is the client's affair.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub use cofferdam_exec_linux::Stream as OutputStream;
@@ -194,7 +195,7 @@ impl FailedStep {
 
 /// Runs a program in a failed step.
 pub(crate) async fn enter(
-    engine: &Shared,
+    engine: &Arc<Shared>,
     failed: &FailedStep,
     entry: Entry,
     session: &dyn Session,
@@ -204,9 +205,12 @@ pub(crate) async fn enter(
     let OpKind::Exec(exec) = &failed.op.kind else {
         return Err(Error::Internal("only an exec op is kept".into()));
     };
-    exec::refuse_unsupported(&failed.op, exec)?;
-    let surroundings =
-        Surroundings { limits: failed.limits.clone(), entitlements: entry.entitlements };
+    exec::refuse_unsupported(exec)?;
+    let surroundings = Surroundings {
+        limits: failed.limits.clone(),
+        entitlements: entry.entitlements,
+        execution: exec::execution(engine, &failed.op).await?,
+    };
     let found = network::find(engine, exec.network).await?;
     let (store, mut exec) = (engine.store.clone(), exec.clone());
     // Whose cgroup that is was the build's affair.

@@ -20,6 +20,7 @@ mod logs;
 mod missing;
 mod mounts;
 mod network;
+mod platforms;
 mod progress;
 mod remote;
 mod request;
@@ -42,8 +43,9 @@ pub use cofferdam_export::{
 pub use cofferdam_solver::{Change, Event, EventKind, Miss, Outcome, Status, Stream};
 pub use cofferdam_source::GitConfig;
 pub use engine::{Config, Engine, Privilege};
-pub use error::{Diagnostic, Error, Excerpt, Failure, Kind, StepExit};
+pub use error::{Diagnostic, Error, Excerpt, Failure, INSTALL_QEMU, Kind, StepExit};
 pub use failed_step::{Entry, FailedStep, Moment, OutputStream};
+pub use platforms::{How, Means, Missing, Runnable, platforms};
 pub use progress::{BuildEvent, Sink};
 pub use request::{
     Dangling, Destination, Entitlements, Export, Exported, FileOptions, FrontendChoice,

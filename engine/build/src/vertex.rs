@@ -25,6 +25,8 @@ pub(crate) struct OpVertex {
     form: Form,
     /// What a source turned out to be when its key was asked for.
     resolved: OnceCell<ResolvedSource>,
+    /// What its result depends on of the machine's, once its key was asked for.
+    emulator: OnceCell<Option<String>>,
 }
 
 /// How an op enters the cache: what counts of its definition, without the inputs, and what it
@@ -42,7 +44,15 @@ impl OpVertex {
         inputs: Vec<Edge>,
         form: Form,
     ) -> Self {
-        Self { context, vertex, digest, inputs, form, resolved: OnceCell::new() }
+        Self {
+            context,
+            vertex,
+            digest,
+            inputs,
+            form,
+            resolved: OnceCell::new(),
+            emulator: OnceCell::new(),
+        }
     }
 
     /// The digest that the op has in LLB.
@@ -71,6 +81,24 @@ impl OpVertex {
         self.resolved
             .get_or_try_init(|| source::resolve(&self.context, op, platform, progress))
             .await
+    }
+
+    /// What emulates the programs of a step, with its version; nothing if they run by themselves.
+    async fn emulator(&self) -> Result<Option<&str>, Error> {
+        let find = || async {
+            let (OpKind::Exec(_), Some(platform)) =
+                (&self.vertex.op.kind, &self.vertex.op.platform)
+            else {
+                return Ok(None);
+            };
+            match exec::means(&self.context.engine, platform).await {
+                Ok(means) => Ok(means.version()),
+                // Running it says so, with the lines that it is about.
+                Err(Error::Platform { .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        Ok(self.emulator.get_or_try_init(find).await?.as_deref())
     }
 
     async fn try_run(
@@ -185,6 +213,9 @@ impl Vertex for OpVertex {
         }
         let key = normalized(&self.vertex.op).map_err(Shared::boxed)?;
         hasher.field(key.normal.encode());
+        if let Some(emulator) = self.emulator().await.map_err(Shared::boxed)? {
+            hasher.field(emulator);
+        }
         let inputs = key.reads.iter().map(|reads| InputKey {
             selector: reads.as_ref().map(|selections| {
                 let mut hasher = Hasher::new();
@@ -202,7 +233,11 @@ impl Vertex for OpVertex {
     fn leaves(&self) -> Vec<Leaf> {
         match &self.vertex.op.kind {
             OpKind::Source(_) => self.resolved.get().map(ResolvedSource::leaves),
-            _ => normalized(&self.vertex.op).ok().map(|key| leaves::of(&key.normal)),
+            _ => normalized(&self.vertex.op).ok().map(|key| {
+                let emulator = self.emulator.get().cloned().flatten();
+                let emulator = emulator.map(|version| leaves::leaf("emulator", version));
+                leaves::of(&key.normal).into_iter().chain(emulator).collect()
+            }),
         }
         .unwrap_or_default()
     }

@@ -36,6 +36,10 @@ pub struct Cli {
     /// /etc/cofferdam/config.toml, where there is one]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Directory with QEMU's user-mode emulators, for steps of other platforms [default: where PATH
+    /// leads, /usr/local/bin and /usr/bin]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub qemu_dir: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -69,8 +73,18 @@ pub enum Command {
     /// Look after the state directory
     #[command(subcommand)]
     Store(Store),
+    /// Show which platforms steps can run for on this machine, and how
+    Platforms(Platforms),
     /// Print the version
     Version,
+}
+
+/// Flags of `cofferdam platforms`.
+#[derive(Args, Debug)]
+pub struct Platforms {
+    /// In which form
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
 }
 
 const DEBUG_HELP: &str = "\

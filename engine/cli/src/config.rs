@@ -1,6 +1,6 @@
-//! The configuration file: where it is, what may stand in it, and what it makes of the registries
-//! client and of the network of steps. Its tables for registries and for DNS are those of
-//! BuildKit's `buildkitd.toml`.
+//! The configuration file: where it is, what may stand in it, and what it makes of the settings of
+//! the registries client, of the network of steps and of emulators. Its tables for registries and for
+//! DNS are those of BuildKit's `buildkitd.toml`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -30,6 +30,8 @@ struct File {
     dns: Dns,
     #[serde(default)]
     network: Network,
+    #[serde(default)]
+    platforms: Platforms,
 }
 
 /// `[registry."host"]`, as BuildKit has it.
@@ -113,6 +115,13 @@ impl From<Mode> for NetworkMode {
     }
 }
 
+/// `[platforms]`: what runs steps for others than the machine's own.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Platforms {
+    qemu_dir: Option<PathBuf>,
+}
+
 /// Whole seconds, or a number with a unit.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -130,6 +139,8 @@ pub struct Settings {
     pub dns: DnsConfig,
     /// What network steps get.
     pub network: NetworkConfig,
+    /// Where QEMU is.
+    pub qemu_dir: Option<PathBuf>,
 }
 
 /// Reads the file that the flag names, else the user's or the machine's where there is one, and
@@ -174,6 +185,7 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn apply(&self, mut settings: Settings) -> Result<Settings, Error> {
+        let client = &mut settings.registries;
         let file: File = toml::from_str(self.text).map_err(|error| {
             // The first line says it; those after it are of other keys that there could be.
             self.wrong(error.span().unwrap_or_default(), error.message())
@@ -217,6 +229,9 @@ impl Source<'_> {
             };
             settings.network.subnet = Some(parsed.map_err(wrong)?);
         }
+        if let Some(directory) = file.platforms.qemu_dir {
+            settings.qemu_dir = Some(self.beside(&directory));
+        }
         Ok(settings)
     }
 
@@ -234,6 +249,11 @@ impl Source<'_> {
             options: words(dns.options)?,
             search_domains: words(dns.search_domains)?,
         })
+    }
+
+    /// A path that the file names; a relative one is beside it.
+    fn beside(&self, path: &Path) -> PathBuf {
+        self.file.parent().unwrap_or(Path::new("")).join(path)
     }
 
     fn host(&self, registry: Registry) -> Result<HostConfig, Error> {
@@ -262,10 +282,9 @@ impl Source<'_> {
         Ok(HostConfig { mirrors, http, insecure, ca, identity })
     }
 
-    /// Reads a file that the configuration names; a relative path is one beside it.
+    /// Reads a file that the configuration names.
     fn read(&self, path: &Spanned<PathBuf>) -> Result<Vec<u8>, Error> {
-        let beside = self.file.parent().unwrap_or(Path::new(""));
-        let full = beside.join(path.as_ref());
+        let full = self.beside(path.as_ref());
         std::fs::read(&full).map_err(|error| {
             self.wrong(path.span(), &format!("cannot read {}: {error}", full.display()))
         })
@@ -328,7 +347,7 @@ mod tests {
         std::fs::write(directory.path().join("ca.pem"), "PEM").expect("written");
         std::fs::write(&file, text).expect("written");
         let told = match apply(Some(&file), &|_| None, Settings::default()) {
-            Ok(Settings { registries, dns, network }) => {
+            Ok(Settings { registries, dns, network, qemu_dir }) => {
                 let ClientConfig { concurrency, stall_timeout, retry, hosts, .. } = registries;
                 let mut told = format!("{concurrency} {stall_timeout:?} {retry:?}\n");
                 for (name, host) in hosts {
@@ -343,6 +362,9 @@ mod tests {
                 let NetworkConfig { mode, subnet, .. } = network;
                 if (mode, subnet) != (NetworkMode::Auto, None) {
                     told += &format!("{mode:?} {}\n", subnet.map_or("-".into(), |s| s.to_string()));
+                }
+                if let Some(directory) = qemu_dir {
+                    told += &format!("QEMU in {}\n", directory.display());
                 }
                 told
             }
@@ -399,6 +421,24 @@ mod tests {
     }
 
     #[test]
+    fn emulators_are_beside_the_file_or_elsewhere() {
+        check(
+            "[platforms]\nqemu-dir = \"qemu\"\n",
+            expect![[r#"
+                6 30s RetryPolicy { attempts: 5, first_pause: 300ms, total_pause: 60s }
+                QEMU in DIR/qemu
+            "#]],
+        );
+        check(
+            "[platforms]\nqemu-dir = \"/opt/qemu\"\n",
+            expect![[r#"
+                6 30s RetryPolicy { attempts: 5, first_pause: 300ms, total_pause: 60s }
+                QEMU in /opt/qemu
+            "#]],
+        );
+    }
+
+    #[test]
     fn what_is_wrong_is_told_with_its_line() {
         check(
             "[registry.\"docker.io\"]\nmirror = []\n",
@@ -409,7 +449,7 @@ mod tests {
         check(
             "\n[worker]\n",
             expect![[r#"
-            DIR/config.toml:2: unknown field `worker`, expected one of `registry`, `transfers`, `dns`, `network`
+            DIR/config.toml:2: unknown field `worker`, expected one of `registry`, `transfers`, `dns`, `network`, `platforms`
         "#]],
         );
         check(

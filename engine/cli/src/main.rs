@@ -14,6 +14,7 @@ mod enter;
 mod error;
 mod lending;
 mod output;
+mod platforms;
 mod progress;
 mod raw_terminal;
 mod report;
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
     };
     show_logs(colours);
     terminal::guard_panics();
-    let Cli { root: flag, max_storage, config: file, command } = cli;
+    let Cli { root: flag, max_storage, config: file, qemu_dir, command } = cli;
     let done = |()| exit::OK;
     let setup = || {
         let env = |name: &str| std::env::var_os(name);
@@ -60,7 +61,8 @@ fn main() -> ExitCode {
         // Where it is depends on who starts the program, which then may become another.
         let root = root::state_directory(flag.clone(), &env, is_root)?;
         let privilege = if is_root { Privilege::Root } else { root::become_root(&env) };
-        Ok(Setup { flag, root, max_storage, file, privilege })
+        let (file, qemu_dir) = (file.clone(), qemu_dir.clone());
+        Ok(Setup { flag, root, max_storage, file, qemu_dir, privilege })
     };
     let result = match command {
         Command::Build(args) => match setup() {
@@ -86,6 +88,9 @@ fn main() -> ExitCode {
         Command::Store(Store::Verify { dry_run }) => {
             let repair = if dry_run { Repair::Report } else { Repair::Drop };
             setup().and_then(|setup| storage::verify(&setup.root, repair))
+        }
+        Command::Platforms(args) => {
+            platforms::show(args.format, file.as_deref(), qemu_dir.clone()).map(done)
         }
         Command::Version => {
             // A reader that went away has no use for it.

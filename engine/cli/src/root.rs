@@ -114,6 +114,18 @@ pub fn resolv_conf(path: &Path) -> Result<Option<String>, Error> {
     }
 }
 
+/// Where QEMU's emulators may be: only in the directory that was named, else where programs are, and
+/// where distributions and people put them whatever PATH says.
+pub fn qemu_directories(named: Option<PathBuf>, env: Environment<'_>) -> Vec<PathBuf> {
+    if let Some(named) = named {
+        // Steps are started elsewhere.
+        return vec![std::path::absolute(&named).unwrap_or(named)];
+    }
+    let search = env("PATH").unwrap_or_default();
+    let usual = ["/usr/local/bin", "/usr/bin"].map(PathBuf::from);
+    std::env::split_paths(&search).filter(|path| path.is_absolute()).chain(usual).collect()
+}
+
 /// Where other engines may be that take images: those of Docker's and containerd's clients.
 ///
 /// # Errors
@@ -190,6 +202,18 @@ mod tests {
         check(None, &[("XDG_DATA_HOME", "data"), home], false, "/home/me/.local/share/cofferdam");
         let homeless = "no place for the state directory: set --root, COFFERDAM_ROOT or HOME";
         check(None, &[], false, homeless);
+    }
+
+    #[test]
+    fn qemu_is_looked_for_where_programs_are() {
+        let path = |name: &str| (name == "PATH").then(|| OsString::from("/opt/bin:bin:/usr/bin"));
+        let found = qemu_directories(None, &path);
+        assert_eq!(
+            found,
+            ["/opt/bin", "/usr/bin", "/usr/local/bin", "/usr/bin"].map(PathBuf::from)
+        );
+        let found = qemu_directories(Some("/opt/qemu".into()), &path);
+        assert_eq!(found, [PathBuf::from("/opt/qemu")]);
     }
 
     #[test]

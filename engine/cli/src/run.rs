@@ -41,6 +41,8 @@ pub struct Setup {
     pub max_storage: Option<MaxStorage>,
     /// `--config`
     pub file: Option<PathBuf>,
+    /// `--qemu-dir`
+    pub qemu_dir: Option<PathBuf>,
     /// What the program may do on the machine.
     pub privilege: Privilege,
 }
@@ -96,12 +98,12 @@ fn ready(args: &Build, setup: Setup) -> Result<(Config, Prepared, Vec<KeyAgent>)
 /// # Errors
 /// When the machine lacks something, or the user's set-up cannot be read.
 pub fn configure(setup: Setup, insecure_registries: &[String]) -> Result<Config, Error> {
-    let Setup { flag: _, root, max_storage, file, privilege } = setup;
+    let Setup { flag: _, root, max_storage, file, qemu_dir, privilege } = setup;
     let env = |name: &str| -> Option<OsString> { std::env::var_os(name) };
     let credentials = Arc::new(root::credentials(&env)?);
     let registries = ClientConfig { credentials, ..ClientConfig::default() };
     let settings = Settings { registries, ..Settings::default() };
-    let Settings { mut registries, dns, mut network } =
+    let Settings { mut registries, dns, mut network, qemu_dir: configured } =
         config::apply(file.as_deref(), &env, settings)?;
     for host in insecure_registries {
         registries.hosts.entry(host.clone()).or_default().http = Some(true);
@@ -122,6 +124,7 @@ pub fn configure(setup: Setup, insecure_registries: &[String]) -> Result<Config,
         },
         network,
         privilege,
+        qemu_directories: root::qemu_directories(qemu_dir.or(configured), &env),
         limits: Limits::default(),
     })
 }

@@ -84,13 +84,13 @@ pub fn check_disjoint(trees: &[(&str, &FileTree)]) -> Result<()> {
         visit(&mut Vec::new(), &root, &mut |path, directory| match seen
             .insert(path.to_vec(), (name, directory))
         {
-            Some((other, was_directory)) if !(directory && was_directory) => Err(Error::Entry {
-                path: String::from_utf8_lossy(path).into_owned(),
-                reason: format!(
-                    "it is in the result for {other} and in that for {name}; with \
-                             `platform-split=false` they share a directory"
-                ),
-            }),
+            Some((other, was_directory)) if !(directory && was_directory) => {
+                Err(Error::Options(format!(
+                    "`/{}` is in the result for {other} and in that for {name}; with \
+                     `platform-split=false` they share a directory",
+                    String::from_utf8_lossy(path)
+                )))
+            }
             _ => Ok(()),
         })?;
     }

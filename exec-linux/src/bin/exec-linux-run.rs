@@ -6,7 +6,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use cofferdam_exec_linux::{
-    Config, Exit, NetworkConfig, NetworkMode, Runner, Step, Stream, Streams, sandbox_entry,
+    Config, Emulators, Exit, NetworkConfig, NetworkMode, Runner, Step, Stream, Streams,
+    sandbox_entry,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +50,7 @@ async fn run() -> Result<Exit, Box<dyn std::error::Error>> {
         cgroup_parent: "cofferdam".to_owned(),
         state_dir: state_dir.into(),
         network: NetworkConfig { mode, programs, ..NetworkConfig::default() },
+        emulators: Emulators::default(),
     })?;
     let (sender, mut receiver) = tokio::sync::mpsc::channel::<(Stream, bytes::Bytes)>(16);
     let print = async {

@@ -19,6 +19,7 @@ use super::program::{self, Program};
 use super::stdio::Stdio;
 use super::{Doing, Result, credentials, device_nodes, failure};
 use crate::cgroup::Leaf;
+use crate::emulation::Execution;
 use crate::rlimits;
 use crate::step::{Rlimit, Security, Step, User};
 use crate::user_namespace::Ids;
@@ -48,6 +49,8 @@ pub struct Context<'a> {
     pub stdio: Stdio,
     /// Where the monitor waits for a listener that gets the calls which make device nodes.
     pub node_calls: Option<UnixStream>,
+    /// The program of the step's emulator, if the kernel does not start it.
+    pub emulator: Option<&'a OwnedFd>,
 }
 
 /// What of /proc and /sys a step cannot read, as in Docker (moby/daemon/pkg/oci/defaults.go).
@@ -123,7 +126,10 @@ fn prepare_and_exec(context: &Context<'_>) -> Result<std::convert::Infallible> {
     die_with_monitor(&context.monitor)?;
     umask(Mode::from_raw_mode(0o022));
     close_on_exec().doing(|| "closing descriptors".to_owned())?;
-    Err(program.exec())
+    if step.execution == Execution::In32Bits {
+        in_32_bits().doing(|| "changing to 32 bits".to_owned())?;
+    }
+    Err(program.exec(step, context.emulator))
 }
 
 /// Has the kernel kill this process, and with it the namespace, when the monitor dies.
@@ -268,6 +274,16 @@ fn enter_cwd(root: impl AsFd, step: &Step, ids: Ids) -> Result<()> {
         return Ok(());
     }
     Err(failure(doing(), io::Error::other("it lies outside the step's root")))
+}
+
+/// Has the kernel say that the machine is a 32-bit one (personality(2), as `linux32` does).
+fn in_32_bits() -> io::Result<()> {
+    const PER_LINUX32: libc::c_ulong = 8;
+    // SAFETY: it only sets a number.
+    match unsafe { libc::personality(PER_LINUX32) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 /// Marks all descriptors but the standard ones to be closed when the program starts; the socket is

@@ -21,6 +21,7 @@ mod stubs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::exit;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -30,8 +31,9 @@ use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal, umask};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use crate::cgroup::Leaf;
+use crate::emulation::{Execution, binfmt};
 use crate::rootless;
-use crate::step::{Network, Security};
+use crate::step::{Network, Security, Step};
 use crate::user_namespace::{self, Ids};
 use crate::wire::{
     Failure, FailureKind, Lent, Message, Order, Report, Task, read_with, receive, send, send_with,
@@ -54,6 +56,9 @@ pub fn sandbox_entry() {
     }
     if name == user_namespace::ARGV0 {
         user_namespace::hold()
+    }
+    if name == binfmt::ARGV0 {
+        binfmt::helper(take_socket())
     }
 }
 
@@ -145,14 +150,17 @@ struct Host {
     /// Its mount namespace.
     mounts: OwnedFd,
     privilege: Privilege,
+    /// The program of the step's emulator, if the kernel does not start it.
+    emulator: Option<OwnedFd>,
 }
 
 impl Host {
-    fn open() -> Result<Self> {
-        let open = |path: &str, flags| {
+    fn open(step: &Step) -> Result<Self> {
+        fn open(path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd> {
+            let path = path.as_ref();
             openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty())
-                .doing(|| format!("opening the host's `{path}`"))
-        };
+                .doing(|| format!("opening the host's `{}`", path.display()))
+        }
         Ok(Self {
             null: open("/dev/null", OFlags::RDWR)?,
             proc: open("/proc", OFlags::PATH | OFlags::DIRECTORY)?,
@@ -160,6 +168,10 @@ impl Host {
             privilege: match rootless::in_initial_namespace() {
                 true => Privilege::Machine,
                 false => Privilege::Namespace,
+            },
+            emulator: match &step.execution {
+                Execution::Emulated(emulator) => Some(open(&emulator.program, OFlags::PATH)?),
+                _ => None,
             },
         })
     }
@@ -174,7 +186,7 @@ fn monitor(
     let step = &order.step;
     umask(Mode::empty());
     std::env::set_current_dir("/").doing(|| "changing to the host's root".to_owned())?;
-    let host = Host::open()?;
+    let host = Host::open(step)?;
 
     let mut cgroup = Leaf::new(&order.hierarchies, &order.id, &step.limits)
         .map_err(|(doing, error)| failure(doing, error))?;
@@ -275,6 +287,7 @@ fn run(
             monitor,
             stdio,
             node_calls: theirs,
+            emulator: host.emulator.as_ref(),
         }),
     };
     // The step's streams must end with the step.

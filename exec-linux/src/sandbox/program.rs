@@ -3,11 +3,12 @@
 use std::ffi::{CString, c_char};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, OFlags, accessat, fstat, stat};
 
 use super::paths;
+use crate::emulation::{Execution, foreign_architecture};
 use crate::step::Step;
 use crate::user::home_of;
 use crate::wire::{Failure, FailureKind};
@@ -58,20 +59,35 @@ impl Program {
         }
     }
 
-    /// Executes the program; returns only if that fails.
-    pub fn exec(&self) -> Failure {
+    /// Executes the program, with the step's emulator if it has one; returns only if that fails.
+    pub fn exec(&self, step: &Step, emulator: Option<&OwnedFd>) -> Failure {
         let mut refused = None;
         for path in &self.candidates {
             match executable(path) {
                 Ok(()) => {
-                    let error = self.execve(path);
-                    // The file is there: it is its interpreter that is not.
-                    let doing = if error.raw_os_error() == Some(libc::ENOENT) {
-                        format!("executing `{path}`: its interpreter is missing")
-                    } else {
-                        format!("executing `{path}`")
+                    let error = match (emulator, &step.execution) {
+                        (Some(program), Execution::Emulated(emulator))
+                            if foreign_architecture(path.as_ref())
+                                == Some(emulator.architecture.as_str()) =>
+                        {
+                            self.execve_with(program, path)
+                        }
+                        _ => self.execve(path),
                     };
                     let errno = error.raw_os_error();
+                    let doing = match errno {
+                        // The file is there: it is its interpreter that is not.
+                        Some(libc::ENOENT) => {
+                            format!("executing `{path}`: its interpreter is missing")
+                        }
+                        Some(libc::ENOEXEC) => match foreign_architecture(path.as_ref()) {
+                            Some(architecture) => {
+                                format!("executing `{path}`, a program for {architecture}")
+                            }
+                            None => format!("executing `{path}`"),
+                        },
+                        _ => format!("executing `{path}`"),
+                    };
                     return Failure { kind: FailureKind::NotExecutable, doing, errno };
                 }
                 Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
@@ -97,9 +113,6 @@ impl Program {
     }
 
     fn execve(&self, path: &str) -> io::Error {
-        let pointers = |strings: &[CString]| -> Vec<*const c_char> {
-            strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
-        };
         let path = CString::new(path).expect("authorize refuses NUL bytes");
         let (arguments, environment) = (pointers(&self.arguments), pointers(&self.environment));
         // SAFETY: all strings are NUL-terminated and both arrays end with a null pointer; all of
@@ -107,6 +120,33 @@ impl Program {
         unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
         io::Error::last_os_error()
     }
+
+    /// Executes a program with an emulator, which is not in the step's root.
+    fn execve_with(&self, emulator: &OwnedFd, path: &str) -> io::Error {
+        let path = CString::new(path).expect("authorize refuses NUL bytes");
+        // QEMU's options: the program's own name, and the end of the options.
+        let mut words = vec![c"qemu".to_owned(), c"-0".to_owned(), self.arguments[0].clone()];
+        words.extend([c"--".to_owned(), path]);
+        words.extend_from_slice(&self.arguments[1..]);
+        let (arguments, environment) = (pointers(&words), pointers(&self.environment));
+        // SAFETY: as above; the path is empty, and the descriptor is open.
+        unsafe {
+            libc::syscall(
+                libc::SYS_execveat,
+                emulator.as_raw_fd(),
+                c"".as_ptr(),
+                arguments.as_ptr(),
+                environment.as_ptr(),
+                libc::AT_EMPTY_PATH,
+            )
+        };
+        io::Error::last_os_error()
+    }
+}
+
+/// An array of strings as execve(2) takes it.
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
 /// Whether the step's user can execute a file.

@@ -70,6 +70,7 @@ impl Bench {
             cgroup_parent: "cofferdam-test".to_owned(),
             state_dir: dir.path().join("state"),
             network,
+            emulators: Emulators::new(["/usr/bin".into()]),
         })
         .unwrap();
         Self { dir, runner }
@@ -104,6 +105,7 @@ impl Bench {
             hostname: "buildkitsandbox".into(),
             network: Network::Default,
             security: Security::Sandbox,
+            execution: Execution::Native,
             no_new_privileges: true,
             hosts: Some("127.0.0.1 localhost\n".into()),
             resolv_conf: Some("nameserver 192.0.2.1\n".into()),

@@ -138,7 +138,7 @@ fn trees_that_share_files_cannot_share_a_directory() {
     let error = check_disjoint(&[("linux/amd64", &a), ("linux/arm64", &a)]).expect_err("refused");
     assert_eq!(
         error.to_string(),
-        "cannot export `/bin/a`: it is in the result for linux/amd64 and in that for linux/arm64; \
+        "`/bin/a` is in the result for linux/amd64 and in that for linux/arm64; \
          with `platform-split=false` they share a directory"
     );
 }
