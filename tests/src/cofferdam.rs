@@ -489,12 +489,12 @@ impl Outcome {
     }
 
     /// The names of the steps that did work in this build, sorted. The frontend's own reads
-    /// (`[internal] ...`) and the export are not steps of the Dockerfile and are left out.
+    /// (`[internal] ...`, `[PLATFORM internal] ...`) and the export are not steps of the Dockerfile and are left out.
     #[must_use]
     pub fn executed(&self) -> Vec<String> {
         let steps = self.steps().into_iter().filter(Step::executed).map(|step| step.name);
         let mut names: Vec<String> =
-            steps.filter(|name| name.starts_with('[') && !name.starts_with("[internal]")).collect();
+            steps.filter(|name| name.starts_with('[') && !name.contains("internal] ")).collect();
         names.sort();
         names
     }
