@@ -8,7 +8,6 @@ use cofferdam_component::SourceRange;
 use cofferdam_exec_linux::{Exit, Missing};
 use cofferdam_llb::SourceInfo;
 use cofferdam_solver::SolveError;
-use cofferdam_types::Platform;
 use serde::{Deserialize, Serialize};
 
 /// Who has to do something about an error; decides the exit code.
@@ -75,9 +74,9 @@ pub enum Error {
     #[error("a step for {platform} cannot run on this machine: {missing}")]
     Platform {
         /// The platform.
-        platform: Platform,
+        platform: String,
         /// What is missing.
-        missing: Missing,
+        missing: Box<Missing>,
     },
     /// A step ended badly.
     #[error("process `{command}` did not complete successfully: {exit}")]
@@ -205,11 +204,13 @@ impl Error {
                 "build it as root, or in a place where that is allowed".into(),
                 "see what it needs, and for which lines: cofferdam build --print-tier".into(),
             ],
-            Self::Platform { missing: Missing::Emulator { .. }, .. } => vec![
-                format!("install QEMU's user-mode emulators: {INSTALL_QEMU}"),
-                "or say where they are: --qemu-dir DIR".into(),
-                "what this machine can run: cofferdam platforms".into(),
-            ],
+            Self::Platform { missing, .. } if matches!(**missing, Missing::Emulator { .. }) => {
+                vec![
+                    format!("install QEMU's user-mode emulators: {INSTALL_QEMU}"),
+                    "or say where they are: --qemu-dir DIR".into(),
+                    "what this machine can run: cofferdam platforms".into(),
+                ]
+            }
             Self::Denied { entitlement, .. } => vec![format!("grant it: --allow {entitlement}")],
             Self::NoSecret { id, .. } => vec![format!(
                 "lend it: --secret id={id},src=FILE, or --secret id={id},env=VARIABLE"

@@ -461,7 +461,10 @@ pub(crate) fn user(root: &Tree, spec: &str) -> Result<User, Error> {
 pub(crate) async fn means(engine: &Arc<Shared>, platform: &Platform) -> Result<Means, Error> {
     let (engine, platform) = (engine.clone(), platform.clone().normalized());
     blocking(move || {
-        engine.emulators.means(&platform).map_err(|missing| Error::Platform { platform, missing })
+        engine.emulators.means(&platform).map_err(|missing| Error::Platform {
+            platform: platform.to_string(),
+            missing: Box::new(missing),
+        })
     })
     .await
 }
