@@ -185,7 +185,6 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn apply(&self, mut settings: Settings) -> Result<Settings, Error> {
-        let client = &mut settings.registries;
         let file: File = toml::from_str(self.text).map_err(|error| {
             // The first line says it; those after it are of other keys that there could be.
             self.wrong(error.span().unwrap_or_default(), error.message())
