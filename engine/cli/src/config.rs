@@ -411,12 +411,36 @@ mod tests {
               mode = "nat"
               subnet = "10.4.0.0/20"
             "#,
-            expect![""],
+            expect![[r#"
+                6 30s RetryPolicy { attempts: 5, first_pause: 300ms, total_pause: 60s }
+                DnsConfig { nameservers: [192.0.2.53, 2001:db8::53], options: ["edns0"], search_domains: ["a.example"] }
+                Nat 10.4.0.0/20
+            "#]],
         );
-        check("[dns]\noptions = [\"a b\"]\n", expect![""]);
-        check("[dns]\nnameservers = [\"dns.example\"]\n", expect![""]);
-        check("[network]\nmode = \"bridge\"\n", expect![""]);
-        check("[network]\nsubnet = \"10.0.0.0\"\n", expect![""]);
+        check(
+            "[dns]\noptions = [\"a b\"]\n",
+            expect![[r#"
+            DIR/config.toml:2: expected one word without spaces
+        "#]],
+        );
+        check(
+            "[dns]\nnameservers = [\"dns.example\"]\n",
+            expect![[r#"
+            DIR/config.toml:2: invalid IP address syntax
+        "#]],
+        );
+        check(
+            "[network]\nmode = \"bridge\"\n",
+            expect![[r#"
+            DIR/config.toml:2: unknown variant `bridge`, expected one of `auto`, `nat`, `slirp4netns`, `pasta`, `host`, `none`
+        "#]],
+        );
+        check(
+            "[network]\nsubnet = \"10.0.0.0\"\n",
+            expect![[r#"
+            DIR/config.toml:2: `10.0.0.0` is not a subnet for steps: expected ADDRESS/LENGTH, with a length of 8 to 28
+        "#]],
+        );
     }
 
     #[test]

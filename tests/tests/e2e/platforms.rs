@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use anyhow::{Context as _, Result};
-use cofferdam_tests::cofferdam::exit;
+use cofferdam_tests::cofferdam::{Who, exit};
 use cofferdam_tests::command::{command, run};
 use cofferdam_tests::oci::digest_of;
 use cofferdam_tests::tree::Kind;
-use cofferdam_tests::{Build, Context, Layout, Tree, bases, unpacked};
+use cofferdam_tests::{Build, Cofferdam, Context, Layout, Tree, bases, unpacked};
 use serde_json::Value;
 
 use crate::World;
@@ -431,6 +431,27 @@ fn without_a_registration_the_step_itself_is_emulated() -> Result<()> {
     assert!(failed.log().contains("not emulated"), "{}", failed.report());
     let argument = insecure("[\"/bin/busybox\", \"echo\", \"-n\", \"two words\"]")?.succeeded();
     assert!(argument.log().contains("two words"), "{}", argument.log());
+    assert_eq!(host_handlers()?, before);
+    Ok(())
+}
+
+/// An ordinary user has a binfmt_misc as well: that of the user namespace of the build.
+#[test]
+fn a_user_runs_steps_of_other_platforms() -> Result<()> {
+    let world = world()?;
+    let before = host_handlers()?;
+    let user = Cofferdam::new()?.run_by(Who::User)?;
+    let context = Context::new(
+        "ARG REGISTRY\nFROM ${REGISTRY}/busybox\nRUN /bin/sh -c '/bin/uname -m | /bin/cat'\n",
+    )?;
+    context.mode("", 0o755)?;
+    let build = user.build(context.path()).build_arg("REGISTRY", world.registry.address());
+    let build = build.option("--platform", "linux/amd64,linux/arm64,linux/s390x");
+    let log = build.varies("the build of another user").run()?.succeeded().log();
+    for machine in ["x86_64\n", "aarch64\n", "s390x\n"] {
+        assert!(log.contains(machine), "{log}");
+    }
+    assert!(!log.contains("not emulated"), "{log}");
     assert_eq!(host_handlers()?, before);
     Ok(())
 }
