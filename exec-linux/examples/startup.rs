@@ -1,5 +1,6 @@
 //! Prints how long a step takes from order to end, beside a plain process in the same loop:
-//! `startup ROOTFS [COUNT [LAYERS]]`, as root, with that many layers below the step's own. The
+//! `startup ROOTFS [COUNT [LAYERS [default|host|none]]]`, as root, with that many layers below the
+//! step's own, in that network. The processor time is that of all that is made for it. The
 //! program is its own helper, so build it in release mode; a larger engine starts its helper more
 //! slowly.
 
@@ -21,6 +22,12 @@ async fn measure() -> Result<(), Box<dyn std::error::Error>> {
     let image = PathBuf::from(args.next().ok_or("usage: startup ROOTFS [COUNT]")?);
     let count: usize = args.next().map_or(Ok(20), |count| count.parse())?;
     let layers: usize = args.next().map_or(Ok(20), |layers| layers.parse())?;
+    let network = match args.next().as_deref() {
+        None | Some("default") => Network::Default,
+        Some("host") => Network::Host,
+        Some("none") => Network::None,
+        Some(other) => return Err(format!("no network is called `{other}`").into()),
+    };
     let dir = tempfile::tempdir()?;
     let runner = Runner::new(Config {
         program: None,
@@ -50,7 +57,7 @@ async fn measure() -> Result<(), Box<dyn std::error::Error>> {
             cwd: "/".into(),
             user: User::default(),
             hostname: "bench".into(),
-            network: Network::Default,
+            network,
             security: Security::Sandbox,
             execution: Execution::Native,
             no_new_privileges: true,
@@ -58,7 +65,7 @@ async fn measure() -> Result<(), Box<dyn std::error::Error>> {
             resolv_conf: Some(String::new()),
             limits: Limits::default(),
             cgroup_parent: String::new(),
-            entitlements: Entitlements::default(),
+            entitlements: Entitlements { network_host: true, ..Entitlements::default() },
         };
         let (output, _nobody_listens) = tokio::sync::mpsc::channel(1);
         let started = Instant::now();

@@ -7,7 +7,7 @@
 //! address and route with it; the rules go with this process (`firewall`).
 
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -61,6 +61,10 @@ impl Nat {
     pub fn new(subnet: Option<Subnet>, avoid: &[Ipv4Addr]) -> Result<Self, Error> {
         let mut host = Socket::route().map_err(Error::network("opening a netlink socket"))?;
         let surroundings = look_around(&mut host, subnet, avoid)?;
+        if surroundings.address.is_none() && reaches_ipv6() {
+            let source = io::Error::other("the host reaches it by IPv6 only, which steps have not");
+            return Err(Error::Network { doing: "looking for the outside".to_owned(), source });
+        }
         let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
         let process = std::process::id();
         let name = format!("{INTERFACES}-{process}-{:x}", since.as_nanos());
@@ -205,6 +209,14 @@ fn look_around(
         mtu: outside.map_or(USUAL_MTU, |link| link.mtu),
         address: host_address(),
     })
+}
+
+/// Whether the host has a route to the outside by IPv6.
+fn reaches_ipv6() -> bool {
+    // An address of RFC 3849; nothing is sent.
+    let outside = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9);
+    let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0));
+    socket.is_ok_and(|socket| socket.connect((outside, PROBE.1)).is_ok())
 }
 
 fn no_subnet(why: String) -> Error {
