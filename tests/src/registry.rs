@@ -140,6 +140,31 @@ impl Registry {
         Layout::open(path)
     }
 
+    /// What a client gets that knows the distribution specification and no media type: the type
+    /// that the registry names, and the bytes.
+    ///
+    /// # Errors
+    /// The registry has no such path.
+    pub fn fetch(&self, path: &str) -> Result<(String, Vec<u8>)> {
+        let mut stream = TcpStream::connect(self.address)?;
+        let host = self.address;
+        write!(
+            stream,
+            "GET {path} HTTP/1.0\r\nHost: {host}\r\n\
+             Accept: application/vnd.oci.image.manifest.v1+json, */*\r\n\r\n"
+        )?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
+        let end = end.context("the answer has no body")?;
+        let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+        if !head.starts_with("HTTP/1.0 200") && !head.starts_with("HTTP/1.1 200") {
+            bail!("{path}: {head}");
+        }
+        let media_type = head.lines().find_map(|line| line.strip_prefix("Content-Type: "));
+        Ok((media_type.unwrap_or_default().to_owned(), answer.split_off(end + 4)))
+    }
+
     /// The digest that a tag points to.
     ///
     /// # Errors

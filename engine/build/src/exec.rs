@@ -24,7 +24,7 @@ use crate::engine::Shared;
 use crate::error::StepExit;
 use crate::failed_step::{self, Failed};
 use crate::graph::BuildContext;
-use crate::mounts::{self, Lent, Taken};
+use crate::mounts::{self, CacheDir, Lent, Taken};
 use crate::progress::warn;
 use crate::vertex::{OpKey, blocking};
 use crate::{Entitlements, Error, network, wasi};
@@ -97,7 +97,7 @@ pub(crate) async fn run(
         return Err(Error::Internal("only an exec op runs a process".into()));
     };
     if op.platform.as_ref().is_some_and(Platform::is_wasm) {
-        return wasi::run(context, exec, &inputs, progress).await;
+        return wasi::run(context, vertex, exec, &inputs, progress).await;
     }
     refuse_unsupported(exec)?;
     let engine = &context.engine;
@@ -108,18 +108,9 @@ pub(crate) async fn run(
         entitlements: context.request.entitlements.clone(),
         execution,
     };
-    let shown = exec.mounts.iter().map(|mount| match mount.input {
-        Some(input) => inputs[input as usize].clone(),
-        None => Snapshot::default(),
-    });
-    let shown: Vec<Snapshot> = shown.collect();
-    let store = engine.store.clone();
-    let (description, title, below) = (exec.clone(), name.to_owned(), shown.clone());
-    let caches = blocking(move || mounts::caches(&store, &description, &below, &title)).await?;
+    let shown = shown(exec, &inputs);
+    let caches = caches(context, vertex, exec, &shown).await?;
     let cache_names: Vec<Digest> = caches.iter().map(|cache| cache.name).collect();
-    if vertex.metadata.ignore_cache {
-        renew(context, cache_names.clone()).await?;
-    }
     let session = &*context.session;
     let (lent, taken) = mounts::take(&engine.store, session, exec, caches).await?;
     let secrets = mounts::secret_variables(session, exec)?;
@@ -182,6 +173,31 @@ pub(crate) async fn run(
         outputs.map(|bind| bind.commit(&store)).collect()
     })
     .await
+}
+
+/// What the mounts of a step show at first.
+pub(crate) fn shown(exec: &ExecOp, inputs: &[Snapshot]) -> Vec<Snapshot> {
+    let of_mount = |mount: &Mount| match mount.input {
+        Some(input) => inputs[input as usize].clone(),
+        None => Snapshot::default(),
+    };
+    exec.mounts.iter().map(of_mount).collect()
+}
+
+/// The caches that a step mounts: new ones if it wants none of what was cached.
+pub(crate) async fn caches(
+    context: &BuildContext,
+    vertex: &Vertex,
+    exec: &ExecOp,
+    shown: &[Snapshot],
+) -> Result<Vec<CacheDir>, Error> {
+    let store = context.engine.store.clone();
+    let (exec, shown, title) = (exec.clone(), shown.to_vec(), vertex.name().to_owned());
+    let caches = blocking(move || mounts::caches(&store, &exec, &shown, &title)).await?;
+    if vertex.metadata.ignore_cache {
+        renew(context, caches.iter().map(|cache| cache.name).collect()).await?;
+    }
+    Ok(caches)
 }
 
 /// Takes the caches' directories away for those who come after, once in a build: its later steps

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use cofferdam_component::{LogStream, Preopen, Program, ProgramRun};
 use cofferdam_exec_linux::User;
 use cofferdam_export::{FileTree, Others, Owners, write_directory};
-use cofferdam_llb::{ExecOp, Mount, MountKind, NetMode, SecurityMode};
+use cofferdam_llb::{ExecOp, Mount, MountKind, NetMode, SecurityMode, Vertex};
 use cofferdam_solver::{Context, Stream};
 use cofferdam_store::{
     Attributes, Found, LayerBuilder, LayerDir, Node, NodeKind, SharedPackWriter, Snapshot, Store,
@@ -24,8 +24,9 @@ use cofferdam_store::{
 };
 
 use crate::error::StepExit;
-use crate::exec::{Bind, beyond_limit, user};
+use crate::exec::{self, Bind, beyond_limit, user};
 use crate::graph::BuildContext;
+use crate::mounts::Lent;
 use crate::vertex::blocking;
 use crate::{Error, mounts};
 
@@ -38,6 +39,7 @@ const DIRECTORY_MODE: u32 = 0o755;
 /// Runs the program, and commits what it left in each writable mount.
 pub(crate) async fn run(
     context: &BuildContext,
+    vertex: &Vertex,
     exec: &ExecOp,
     inputs: &[Snapshot],
     progress: &Context,
@@ -53,7 +55,8 @@ pub(crate) async fn run(
         let failed = |reason| Error::Program { command: text.clone(), reason };
         let (name, bytes) = find(&tree, &description, engine.program_bytes()).map_err(failed)?;
         let program = engine.load_program(&name, &bytes)?;
-        let directories = description.mounts.iter().map(|mount| {
+        let is_cache = |mount: &&Mount| matches!(mount.kind, MountKind::Cache(_));
+        let directories = description.mounts.iter().filter(|mount| !is_cache(mount)).map(|mount| {
             let shown = mount.input.map(|input| shown[input as usize].clone());
             Directory::prepare(&store, mount, shown.unwrap_or_default())
         });
@@ -61,9 +64,20 @@ pub(crate) async fn run(
     })
     .await?;
     let secrets = mounts::secret_variables(&*context.session, exec)?;
-    let step = start(context, exec, secrets, &program, &directories, progress);
+    let caches = exec::caches(context, vertex, exec, &exec::shown(exec, inputs)).await?;
+    let store = &context.engine.store;
+    // Held until the program has ended.
+    let (lent, taken) = mounts::take(store, &*context.session, exec, caches).await?;
+    let caches = exec.mounts.iter().zip(lent).filter_map(|(mount, lent)| match lent {
+        Lent::Path(host) => {
+            Some(Preopen { guest: mount.dest.clone(), host, readonly: mount.readonly })
+        }
+        Lent::Nothing | Lent::Secret(_) => None,
+    });
+    let preopens = directories.iter().map(Directory::preopen).chain(caches).collect();
+    let step = start(context, exec, secrets, &program, preopens, progress);
     let written = directories.iter().filter_map(|directory| directory.bind.written.as_ref());
-    let watches = written.map(LayerDir::watch).collect();
+    let watches = written.map(LayerDir::watch).chain(taken.watches()).collect();
     let exit = tokio::select! {
         ended = step => ended?,
         error = beyond_limit(&context.engine.store, watches) => return Err(error),
@@ -91,7 +105,9 @@ fn check(context: &BuildContext, exec: &ExecOp, command: &str) -> Result<(), Err
     for mount in &exec.mounts {
         let kind = match mount.kind {
             MountKind::Bind | MountKind::Tmpfs(_) => continue,
-            MountKind::Cache(_) => "cache",
+            // What is a part of it depends on links that steps have made.
+            MountKind::Cache(_) if mounts::selector(mount).is_some() => "cache with a `source`",
+            MountKind::Cache(_) => continue,
             MountKind::Secret(_) => "secret",
             MountKind::Ssh(_) => "ssh",
         };
@@ -147,7 +163,7 @@ async fn start(
     exec: &ExecOp,
     secrets: Vec<String>,
     program: &Program,
-    directories: &[Directory],
+    preopens: Vec<Preopen>,
     progress: &Context,
 ) -> Result<StepExit, Error> {
     let mut env = exec.meta.env.clone();
@@ -163,7 +179,7 @@ async fn start(
         args: exec.meta.args.clone(),
         env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         cwd: exec.meta.cwd.clone(),
-        preopens: directories.iter().map(Directory::preopen).collect(),
+        preopens,
         network: exec.network == NetMode::Host,
         memory,
         output: Arc::new(move |stream, bytes| {

@@ -159,6 +159,32 @@ fn a_mount_is_a_directory_of_its_own() -> Result<()> {
     Ok(())
 }
 
+/// A cache mount is one directory for the steps of all platforms, and in no image.
+#[test]
+fn caches_are_shared_with_steps_on_linux() -> Result<()> {
+    let world = World::new()?;
+    let cache = "--mount=type=cache,target=/cache";
+    let context = context(&format!(
+        "RUN {cache} [\"probe-c.wasm\", \"/data/kept\", \"/cache/made\", \"0\"]\n\
+         RUN {cache} [\"probe-c.wasm\", \"/cache/made\", \"/taken\", \"0\"]\n\
+         FROM --platform=$BUILDPLATFORM ${{REGISTRY}}/busybox AS linux\n\
+         COPY --from=stage /taken /taken\n\
+         RUN {cache} cp /cache/made /seen && echo linux > /cache/other\n\
+         FROM stage\nCOPY --from=linux /seen /seen\n\
+         RUN {cache},readonly [\"probe-c.wasm\", \"/cache/other\", \"/other\", \"0\"]\n",
+    ))?;
+    let dockerfile = fs::read_to_string(context.path().join("Dockerfile"))?;
+    context.file("Dockerfile", format!("ARG REGISTRY\n{dockerfile}"))?;
+    let (out, _) = local(&world, &context, "out")?;
+    assert_eq!(fs::read(out.join("seen"))?, b"kept\n");
+    assert_eq!(fs::read(out.join("other"))?, b"linux\n");
+    assert_eq!(listing(&out)?.iter().filter(|name| *name == "cache").count(), 0);
+    let part = "RUN --mount=type=cache,target=/cache,source=x [\"probe-c.wasm\"]\n";
+    let refused = build(&world, &self::context(part)?).run()?.ended(exit::USER);
+    refused.says(&["cache with a `source`", "wasi/wasm"]);
+    Ok(())
+}
+
 #[test]
 fn a_program_does_not_get_out() -> Result<()> {
     let world = World::new()?;
@@ -261,6 +287,15 @@ fn a_program_leaves_as_a_wasm_artifact() -> Result<()> {
     let pushed = build(&world, &context).option("--output", output).run()?.succeeded();
     assert_eq!(pushed.digest().as_deref(), Some(world.registry.digest("program:1")?.as_str()));
     assert_eq!(manifest["layers"][0]["digest"], config["layerDigests"][0]);
+    // As `oras pull` has it: the manifest by its tag, and the one layer by its digest.
+    let (media_type, bytes) = world.registry.fetch("/v2/program/manifests/1")?;
+    assert_eq!(media_type, "application/vnd.oci.image.manifest.v1+json");
+    let fetched: serde_json::Value = serde_json::from_slice(&bytes)?;
+    assert_eq!(fetched["layers"][0]["mediaType"], "application/wasm");
+    assert_eq!(fetched["config"]["mediaType"], "application/vnd.wasm.config.v0+json");
+    let digest = fetched["layers"][0]["digest"].as_str().unwrap_or_default();
+    let (_, program) = world.registry.fetch(&format!("/v2/program/blobs/{digest}"))?;
+    assert_eq!(program, fs::read(guest("probe-c")?)?);
 
     for (attributes, says) in [
         ("file=/data/kept", "`/data/kept`: is no WebAssembly"),
