@@ -23,6 +23,17 @@ mod twice;
 pub mod unpacked;
 pub mod web;
 
+/// Whether this test cannot be made because an ordinary user runs it (`scripts/test-as-user.sh`):
+/// only root can have what it needs. Says so.
+#[must_use]
+pub fn needs_root(what: &str) -> bool {
+    let user = !rustix::process::geteuid().is_root();
+    if user {
+        eprintln!("not tested, since it needs root: {what}");
+    }
+    user
+}
+
 pub use cofferdam::{Build, Cofferdam, Outcome, Running};
 pub use context::Context;
 pub use docker::Docker;

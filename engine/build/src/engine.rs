@@ -80,7 +80,7 @@ impl Privilege {
 /// Builds. Cloning is cheap; clones share everything.
 #[derive(Clone)]
 pub struct Engine {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     solver: Solver<OpVertex>,
     next: Arc<AtomicU64>,
     /// The threads that write logs.

@@ -8,7 +8,7 @@ use cofferdam_session::Session;
 use cofferdam_types::Platform;
 
 use crate::gateway::op_excerpts;
-use crate::{Engine, Failure, Request, Sink};
+use crate::{Engine, Error, Failure, Request, Sink};
 
 /// How much a build needs, the least first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +48,15 @@ pub struct Need {
 }
 
 impl Engine {
+    /// Tells why steps run in this process's user namespace, if they have none of their own.
+    ///
+    /// # Errors
+    /// When no step can be run.
+    pub async fn shared_user_namespace(&self) -> Result<Option<String>, Error> {
+        self.shared.check_steps()?;
+        Ok(self.shared.runner().await?.user_namespace().err().map(str::to_owned))
+    }
+
     /// Runs the frontend and tells what each RUN of its result needs; what needs nothing but the
     /// engine is left out. The order is that of the lines. What the frontend itself has built on
     /// its way is built.

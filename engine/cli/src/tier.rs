@@ -25,10 +25,17 @@ pub async fn print(
     let privilege = config.privilege.clone();
     let engine = Engine::open(config)?;
     let result = engine.needs(request, Arc::new(session), Arc::new(|_| {})).await;
+    let shared = match privilege {
+        Privilege::Root => engine.shared_user_namespace().await?,
+        Privilege::Namespace | Privilege::None { .. } => None,
+    };
     engine.shutdown().await;
     match result {
         Ok(needs) => {
-            let text = describe(&needs, &privilege);
+            let mut text = describe(&needs, &privilege);
+            if let Some(why) = shared.filter(|_| needs.iter().any(|need| need.tier > Tier::Wasm)) {
+                let _ = writeln!(text, "but steps have no user namespace of their own: {why}");
+            }
             io::stdout().write_all(text.as_bytes()).map_err(|source| Error::File {
                 action: "write the answer to",
                 path: "/dev/stdout".into(),
