@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
+use rustix::fs::{Access, AtFlags, Mode, OFlags, access, mkdirat, openat, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use crate::step::{Limits, Swap};
@@ -136,7 +136,8 @@ fn make_parent(point: &Path, base: &str, name: &str) -> Option<PathBuf> {
             Err(_) => return None,
         }
     }
-    Some(parent)
+    // Another user's engine may have made it.
+    access(&parent, Access::WRITE_OK | Access::EXEC_OK).is_ok().then_some(parent)
 }
 
 /// Gives a new v1 cgroup the processors and memory nodes of the one above: it has none at first,
@@ -342,7 +343,8 @@ impl Leaf {
 }
 
 fn no_controller(controller: Controller) -> io::Error {
-    let message = format!("this host offers no cgroup controller `{}`", controller.name());
+    let message =
+        format!("there is no cgroup controller `{}` that this process may use", controller.name());
     io::Error::new(io::ErrorKind::Unsupported, message)
 }
 

@@ -34,6 +34,17 @@ pub fn needs_root(what: &str) -> bool {
     user
 }
 
+/// Whom a file belongs to that `--output type=local` writes, where it belongs to somebody in the
+/// image: only root can give files away.
+#[must_use]
+pub fn exported_owner(uid: u32, gid: u32) -> (u32, u32) {
+    use rustix::process::{getegid, geteuid};
+    match geteuid().is_root() {
+        true => (uid, gid),
+        false => (geteuid().as_raw(), getegid().as_raw()),
+    }
+}
+
 pub use cofferdam::{Build, Cofferdam, Outcome, Running};
 pub use context::Context;
 pub use docker::Docker;
