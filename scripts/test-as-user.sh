@@ -24,6 +24,7 @@ status=0
 AS_USER_HOME=$place/home "$here/as-user.sh" $alone env HOME="$place/home" TMPDIR="$place/tmp" \
     XDG_RUNTIME_DIR="$place/run" COFFERDAM_TEST_CACHE="$place/cache" \
     COFFERDAM_BIN="$place/cofferdam" COFFERDAM_TEST_GUESTS="$place/guests" \
+    ${alone:+COFFERDAM_TEST_ALONE=1} \
     "$place/e2e" "$@" > "$place/log" 2>&1 || status=$?
 cat "$place/log"
 [ -n "$alone" ] || exit "$status"

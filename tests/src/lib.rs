@@ -34,6 +34,17 @@ pub fn needs_root(what: &str) -> bool {
     user
 }
 
+/// Whether this test cannot be made because who runs it can run no steps (`test-as-user.sh --alone`).
+/// Says so. Only for tests that would not show why else.
+#[must_use]
+pub fn needs_steps() -> bool {
+    let none = std::env::var_os("COFFERDAM_TEST_ALONE").is_some();
+    if none {
+        eprintln!("not tested, since a RUN cannot be run here");
+    }
+    none
+}
+
 /// Whom a file belongs to that `--output type=local` writes, where it belongs to somebody in the
 /// image: only root can give files away.
 #[must_use]

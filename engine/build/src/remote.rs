@@ -1,6 +1,7 @@
 //! Sources that are fetched with git or by HTTP: what the op's attributes mean, and which of the
 //! client's secrets the servers get to see.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -184,8 +185,12 @@ pub(crate) async fn resolve_git(
     if let Some(id) = attribute("git.mountsshsock")
         && let Some(socket) = context.session.agent(&id)
     {
-        let access = Access { uid: 0, gid: 0, mode: 0o600 };
         let parent: &Path = context.engine.store.tmp_dir();
+        // The git program is this process's user's.
+        let access = match std::fs::metadata(parent) {
+            Ok(own) => Access { uid: own.uid(), gid: own.gid(), mode: 0o600 },
+            Err(_) => Access { uid: 0, gid: 0, mode: 0o600 },
+        };
         agent = Some(agent_socket(parent, &id, &socket, access).await?);
     }
     let access = Identities {

@@ -214,8 +214,8 @@ impl Directory {
         let files = FileTree::new(store, &shown, None)?;
         let written = store.new_step_dir()?;
         written.reserve(files.size())?;
-        // Owners mean nothing to the program.
-        write_directory(&files, Others::Keep, Owners::Writer, &written.fs())?;
+        // Owners and permissions mean nothing to the program.
+        write_directory(&files, Others::Keep, Owners::Worker, &written.fs())?;
         let before = Stamps::of(&written.fs())?;
         let base = store.tree(&shown)?;
         let is_output = mount.is_output();

@@ -3,6 +3,7 @@
 //! ends with this program.
 
 use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -173,7 +174,8 @@ impl KeyAgent {
             .map_err(|error| cannot(format!("cannot start `ssh-agent` (of OpenSSH): {error}")))?;
         let agent = Self { directory, shell };
         let started = Instant::now();
-        while !socket.exists() {
+        // It is there before it is listened to.
+        while UnixStream::connect(&socket).is_err() {
             if started.elapsed() > PATIENCE {
                 return Err(cannot("`ssh-agent` does not listen".into()));
             }

@@ -45,6 +45,8 @@ pub enum Owners {
     Kept,
     /// To who writes them.
     Writer,
+    /// To who writes them, who may then read and change all of them, whatever their permissions.
+    Worker,
 }
 
 /// Writes a tree into the directory `dest`, which is made if it does not exist. Scratch is an
@@ -285,7 +287,12 @@ impl Writer<'_> {
             }
         }
         if !symlink {
-            chmodat(CWD, &path, Mode::from_raw_mode(*mode), AtFlags::empty())?;
+            let accessible = match (self.owners, node.as_directory()) {
+                (Owners::Worker, Some(_)) => 0o700,
+                (Owners::Worker, None) => 0o600,
+                (Owners::Kept | Owners::Writer, _) => 0,
+            };
+            chmodat(CWD, &path, Mode::from_raw_mode(mode | accessible), AtFlags::empty())?;
         }
         let mtime = self.times.of(node);
         let time = Timespec {

@@ -205,6 +205,14 @@ fn same_xattrs(path: &Path, attributes: &Attributes) -> bool {
     }
 }
 
+/// Makes an empty directory, like the root of scratch. It belongs to this process's user, who is
+/// root where anybody but this program looks at it.
+pub(crate) fn write_empty(path: &Path) -> Result<()> {
+    fs::create_dir(path).io("cannot create", path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o755)).io("cannot chmod", path)?;
+    set_mtime(path, 0)
+}
+
 /// Makes a device node, or an empty file in its place where this process may not make any (in a
 /// user namespace, as an ordinary user): the node of the manifest is what is exported.
 ///

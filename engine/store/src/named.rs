@@ -15,6 +15,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::dirs::Watch;
 use crate::error::IoContext;
 use crate::holds::Object;
+use crate::materialize::write_empty;
 use crate::removal::Removal;
 use crate::{Node, Reservation, Result, Store, db, disk_usage};
 
@@ -134,9 +135,11 @@ impl Store {
         let new = tempfile::Builder::new().prefix("dir-").tempdir_in(tmp);
         let new = new.io("cannot create a directory in", tmp)?;
         let room = Arc::new(self.reservation());
-        let empty = Node::empty_root();
-        let start = request.start.as_ref().unwrap_or(&empty);
-        self.write_copy(&new.path().join("fs"), start, &room)?;
+        let fs = new.path().join("fs");
+        match &request.start {
+            Some(start) => self.write_copy(&fs, start, &room)?,
+            None => write_empty(&fs)?,
+        }
         let bytes = disk_usage(new.path());
         let mut connection = self.db();
         let transaction = db::begin(&mut connection)?;

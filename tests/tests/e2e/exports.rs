@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context as _, Result};
 use cofferdam_tests::command::{command, run};
 use cofferdam_tests::tree::Kind;
-use cofferdam_tests::{Context, Layout, Tree, bases};
+use cofferdam_tests::{Context, Layout, Tree, bases, needs_steps};
 
 use crate::World;
 
@@ -75,6 +75,9 @@ fn a_repeated_build_gives_the_same_image() -> Result<()> {
 
 #[test]
 fn a_build_that_gives_another_image_each_time_is_noticed() -> Result<()> {
+    if needs_steps() {
+        return Ok(());
+    }
     let world = World::new()?;
     let context = Context::new(
         "ARG REGISTRY\nFROM ${REGISTRY}/busybox\nRUN cat /proc/sys/kernel/random/uuid > /id\n",

@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
-use cofferdam_tests::Context;
 use cofferdam_tests::schema::Schema;
+use cofferdam_tests::{Context, needs_steps};
 use serde_json::Value;
 
 use crate::World;
 
 #[test]
 fn every_line_of_json_is_as_the_schema_says() -> Result<()> {
+    if needs_steps() {
+        return Ok(());
+    }
     let schema = Schema::parse(include_str!("../../../docs/progress.schema.json"))?;
     let world = World::new()?;
     let steps = |last: &str| {
