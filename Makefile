@@ -4,7 +4,7 @@
 CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),$(CURDIR)/target)
 
-.PHONY: demo test crash lint bench setup setup-demo setup-test setup-lint clean-demo
+.PHONY: demo test test-user crash lint bench setup setup-demo setup-test setup-lint clean-demo
 
 # Builds the release binary and with it, in a sandbox, an image; shows the image running.
 demo: setup-demo
@@ -16,6 +16,13 @@ demo: setup-demo
 test: setup-test
 	$(CARGO) build --workspace --all-targets
 	COFFERDAM_BIN=$(TARGET)/debug/cofferdam CARGO="$(CARGO)" scripts/test.sh
+
+# The end-to-end tests by an ordinary user, and by one who has no privilege at all. As root.
+test-user: setup-test
+	$(CARGO) build --workspace --all-targets
+	e2e=$$(ls -t $(TARGET)/debug/deps/e2e-* | grep -v '\.d$$' | head -n 1) && cd tests && \
+		export COFFERDAM_BIN=$(TARGET)/debug/cofferdam COFFERDAM_TEST_GUESTS=$(TARGET)/guests && \
+		../scripts/test-as-user.sh $$e2e && ../scripts/test-as-user.sh --alone $$e2e
 
 # The crash tests at full length; `make test` runs some rounds of them. SEED repeats a run.
 crash: setup-test
