@@ -31,6 +31,7 @@ async fn measure() -> Result<(), Box<dyn std::error::Error>> {
     let dir = tempfile::tempdir()?;
     let runner = Runner::new(Config {
         program: None,
+        oci_runtime: None,
         cgroup_parent: "cofferdam-bench".to_owned(),
         state_dir: dir.path().join("state"),
         network: NetworkConfig::default(),

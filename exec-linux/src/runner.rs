@@ -38,6 +38,9 @@ use crate::wire::{self, Lent, Message, Order, Report, Task};
 pub struct Config {
     /// The program that calls [`crate::sandbox_entry`]; this program itself if not given.
     pub program: Option<PathBuf>,
+    /// The OCI runtime that runs steps: a program like runc. Without one they are run by this
+    /// crate, which is much faster.
+    pub oci_runtime: Option<PathBuf>,
     /// The name of the cgroup below which each step gets one: a single path component.
     pub cgroup_parent: String,
     /// A directory of this runner's own for mount stubs, best on the file system of the layers.
@@ -71,6 +74,7 @@ struct Shared {
     program: SealedProgram,
     filter: Vec<u8>,
     hierarchies: Hierarchies,
+    oci_runtime: Option<PathBuf>,
     /// The steps' user namespace, or why they have none of their own.
     user_namespace: Result<UserNamespace, String>,
     networks: Networks,
@@ -228,6 +232,7 @@ impl Runner {
                 program: sealed,
                 filter,
                 hierarchies: Hierarchies::discover(&config.cgroup_parent),
+                oci_runtime: config.oci_runtime,
                 user_namespace,
                 networks: Networks::new(config.network, own.map(Arc::new)),
                 state_dir,
@@ -323,6 +328,11 @@ async fn supervise(
     let starting = Error::helper("starting the sandbox helper");
     let number = shared.next.fetch_add(1, Ordering::Relaxed);
     let Authorized(mut step) = step;
+    if shared.oci_runtime.is_some() && matches!(step.execution, Execution::Emulated(_)) {
+        // It makes a user namespace of its own, in which no emulator is registered.
+        let message = "a step for another platform cannot be run by an OCI runtime";
+        return Err(Error::Setup(message.to_owned()));
+    }
     if let Err(reason) = shared.emulate(&mut step).await {
         let text = format!("cofferdam: what this program starts is not emulated: {reason}\n");
         // Whoever does not listen does not miss it.
@@ -346,6 +356,7 @@ async fn supervise(
         state_dir: shared.state_dir.clone(),
         hierarchies,
         filter: shared.filter.clone(),
+        oci_runtime: shared.oci_runtime.clone(),
         input: streams.input.kind(),
         lent,
     })));

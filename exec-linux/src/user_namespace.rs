@@ -112,6 +112,11 @@ pub(crate) enum Ids {
 }
 
 impl Ids {
+    /// Whose ids they are for a step with this user namespace, or none.
+    pub fn of(namespace: Option<BorrowedFd<'_>>) -> Self {
+        if namespace.is_some() { Self::Mapped } else { Self::Host }
+    }
+
     /// Returns the host's number of an id that the step's files or processes have.
     ///
     /// # Errors
@@ -122,6 +127,11 @@ impl Ids {
             Self::Mapped => host_id(id).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL)),
         }
     }
+}
+
+/// The map, as (first id within, first id of the host, number of ids).
+pub(crate) fn mapping() -> (u32, u32, u32) {
+    (0, HOST_ROOT, COUNT)
 }
 
 /// Returns the host's number of an id within the namespace.

@@ -39,6 +39,8 @@ pub struct Order {
     pub hierarchies: Hierarchies,
     /// The compiled seccomp filter: `struct sock_filter`s in memory order.
     pub filter: Vec<u8>,
+    /// The OCI runtime that runs the step; the helper itself does if there is none.
+    pub oci_runtime: Option<PathBuf>,
     /// What the step reads.
     pub input: InputKind,
     /// The descriptors that come with the order, in this order; each kind at most once.

@@ -137,6 +137,7 @@ async fn emulators_in_a_closed_directory_can_be_used() {
     let mut bench = bench;
     let emulators = Emulators::new([closed.clone()]);
     bench.runner = Runner::new(Config {
+        oci_runtime: None,
         program: Some(env!("CARGO_BIN_EXE_exec-linux-run").into()),
         cgroup_parent: "cofferdam-test".to_owned(),
         state_dir: bench.path("state"),

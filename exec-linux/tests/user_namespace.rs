@@ -324,6 +324,7 @@ async fn where_ids_cannot_be_mapped_steps_run_without() {
     let _mounted = Mounted(plain.clone());
     bench.runner = Runner::new(Config {
         program: Some(env!("CARGO_BIN_EXE_exec-linux-run").into()),
+        oci_runtime: None,
         cgroup_parent: "cofferdam-test".to_owned(),
         state_dir: plain.join("state"),
         network: NetworkConfig::default(),

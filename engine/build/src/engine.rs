@@ -50,6 +50,8 @@ pub struct Config {
     pub qemu_directories: Vec<PathBuf>,
     /// Limits for components.
     pub limits: Limits,
+    /// The OCI runtime that runs steps instead of the engine itself: the program's path.
+    pub oci_runtime: Option<PathBuf>,
 }
 
 /// What a process may do on the machine.
@@ -98,6 +100,7 @@ pub(crate) struct Shared {
     network: NetworkConfig,
     pub(crate) privilege: Privilege,
     pub(crate) emulators: Emulators,
+    oci_runtime: Option<PathBuf>,
     runtime: Runtime,
     file_ops: OnceLock<FileOps>,
     runner: OnceCell<Runner>,
@@ -136,11 +139,13 @@ impl Shared {
     pub(crate) async fn runner(&self) -> Result<&Runner, Error> {
         let (state_dir, emulators) = (self.store.fresh_tmp("exec"), self.emulators.clone());
         let network = self.network.clone();
+        let oci_runtime = self.oci_runtime.clone();
         self.runner
             .get_or_try_init(|| {
                 blocking(move || {
                     let config = cofferdam_exec_linux::Config {
                         program: None,
+                        oci_runtime,
                         cgroup_parent: "cofferdam".to_owned(),
                         state_dir,
                         network,
@@ -180,6 +185,7 @@ impl Engine {
                 network,
                 privilege: config.privilege,
                 emulators: Emulators::new(config.qemu_directories),
+                oci_runtime: config.oci_runtime,
                 runtime,
                 file_ops: OnceLock::new(),
                 runner: OnceCell::new(),

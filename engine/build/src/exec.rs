@@ -107,6 +107,7 @@ pub(crate) async fn run(
         limits: limits(&context.request.step_limits, vertex.metadata.linux_resources.as_ref()),
         entitlements: context.request.entitlements.clone(),
         execution,
+        no_new_privileges: context.request.no_new_privileges,
     };
     let shown = shown(exec, &inputs);
     let caches = caches(context, vertex, exec, &shown).await?;
@@ -244,6 +245,7 @@ pub(crate) struct Surroundings {
     pub(crate) limits: Limits,
     pub(crate) entitlements: Entitlements,
     pub(crate) execution: Execution,
+    pub(crate) no_new_privileges: bool,
 }
 
 /// A bind mount of a step.
@@ -380,9 +382,7 @@ pub(crate) fn prepare(
             SecurityMode::Insecure => Security::Insecure,
         },
         execution: surroundings.execution,
-        // Images call `sudo` in a RUN. What such programs give is authority in the step, which
-        // `USER root` would give as well.
-        no_new_privileges: false,
+        no_new_privileges: surroundings.no_new_privileges,
         hosts: Some(hosts),
         resolv_conf: None,
         limits: Limits {

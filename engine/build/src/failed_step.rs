@@ -210,6 +210,7 @@ pub(crate) async fn enter(
         limits: failed.limits.clone(),
         entitlements: entry.entitlements,
         execution: exec::execution(engine, &failed.op).await?,
+        no_new_privileges: false,
     };
     let found = network::find(engine, exec.network).await?;
     let (store, mut exec) = (engine.store.clone(), exec.clone());

@@ -26,6 +26,9 @@ pub struct Request {
     pub pull: bool,
     /// What each step may use; no part of any cache key.
     pub step_limits: Limits,
+    /// Set-user-id programs and file capabilities give steps no privilege (`no_new_privs`, prctl(2)).
+    /// Off as under BuildKit and Docker, where images call `sudo`.
+    pub no_new_privileges: bool,
     /// The client wants to be told why steps have to run.
     pub why: bool,
     /// Privileges that the user grants to steps.

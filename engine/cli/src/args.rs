@@ -324,6 +324,10 @@ pub struct Build {
     /// Do not cache specified stages
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub no_cache_filter: Vec<String>,
+    /// Run steps by this OCI runtime (runc, crun, runsc, or a path) instead of cofferdam's own
+    /// sandbox
+    #[arg(long, value_name = "PROGRAM")]
+    pub oci_runtime: Option<PathBuf>,
     /// Option for the frontend
     #[arg(long = "opt", value_name = "KEY=VALUE")]
     pub options: Vec<String>,
@@ -349,6 +353,10 @@ pub struct Build {
     /// Suppress the build output and print the image ID on success
     #[arg(short, long)]
     pub quiet: bool,
+    /// Security options for steps: "no-new-privileges", so that set-user-id programs and file
+    /// capabilities give no privilege
+    #[arg(long = "security-opt", value_name = "OPTION")]
+    pub security_options: Vec<SecurityOption>,
     /// What is lent to the steps.
     #[command(flatten)]
     pub lend: Lend,
@@ -450,6 +458,25 @@ pub enum Entitlement {
     SecurityInsecure,
 }
 
+/// What `--security-opt` may say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecurityOption {
+    /// Whether programs can give privileges.
+    NoNewPrivileges(bool),
+}
+
+impl std::str::FromStr for SecurityOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "no-new-privileges" | "no-new-privileges=true" => Ok(Self::NoNewPrivileges(true)),
+            "no-new-privileges=false" => Ok(Self::NoNewPrivileges(false)),
+            _ => Err("expected `no-new-privileges[=true|false]`".to_owned()),
+        }
+    }
+}
+
 /// Networks of steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum NetworkMode {
@@ -491,7 +518,6 @@ const NOT_YET: &[&str] = &[
     "--provenance",
     "--rm",
     "--sbom",
-    "--security-opt",
     "--squash",
 ];
 

@@ -53,6 +53,7 @@ pub fn explain(name: Option<String>, format: Format, setup: Setup, style: Style)
         exports: Vec::new(),
         pull: false,
         step_limits: StepLimits::default(),
+        no_new_privileges: false,
         why: false,
         entitlements: Entitlements::default(),
     };

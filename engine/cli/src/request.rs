@@ -15,7 +15,7 @@ use cofferdam_session::{LocalSession, SecretSource};
 use cofferdam_types::{ParsePlatformError, Platform};
 use tempfile::TempDir;
 
-use crate::args::{Build, Entitlement, NetworkMode, ProgressMode};
+use crate::args::{Build, Entitlement, NetworkMode, ProgressMode, SecurityOption};
 use crate::contexts::{NamedContexts, Remote, remote};
 use crate::error::Error;
 use crate::lending::{Keys, lend};
@@ -139,6 +139,8 @@ pub fn prepare(args: &Build, surroundings: Surroundings<'_>) -> Result<Prepared,
         exports,
         pull: args.pull,
         step_limits: args.limits.of_all_processes()?,
+        no_new_privileges: args.security_options.last()
+            == Some(&SecurityOption::NoNewPrivileges(true)),
         why: args.why,
         entitlements: Entitlements {
             network_host: args.allow.contains(&Entitlement::NetworkHost)

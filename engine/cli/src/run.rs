@@ -84,6 +84,7 @@ fn ready(args: &Build, setup: Setup) -> Result<(Config, Prepared, Vec<KeyAgent>)
     };
     let mut prepared = prepare(args, surroundings)?;
     let mut config = configure(setup, &args.insecure_registries)?;
+    config.oci_runtime = args.oci_runtime.as_deref().map(find_program).transpose()?;
     for host in &prepared.insecure {
         let host = config.registries.hosts.entry(host.clone()).or_default();
         (host.http, host.insecure) = (Some(true), true);
@@ -91,6 +92,20 @@ fn ready(args: &Build, setup: Setup) -> Result<(Config, Prepared, Vec<KeyAgent>)
     let (session, agents) = start_agents(prepared.session, &prepared.keys)?;
     prepared.session = session;
     Ok((config, prepared, agents))
+}
+
+/// Finds a program that a flag names, as a shell would.
+fn find_program(name: &Path) -> Result<PathBuf, Error> {
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    let candidates: Vec<PathBuf> = match name.components().count() {
+        1 => std::env::split_paths(&search).map(|directory| directory.join(name)).collect(),
+        _ => vec![name.to_owned()],
+    };
+    let found = candidates.iter().find_map(|path| path.canonicalize().ok().filter(|p| p.is_file()));
+    found.ok_or_else(|| {
+        let message = format!("the OCI runtime `{}` is not there", name.display());
+        Error::Configuration(message)
+    })
 }
 
 /// How the engine is set up on this machine.
@@ -126,6 +141,7 @@ pub fn configure(setup: Setup, insecure_registries: &[String]) -> Result<Config,
         privilege,
         qemu_directories: root::qemu_directories(qemu_dir.or(configured), &env),
         limits: Limits::default(),
+        oci_runtime: None,
     })
 }
 

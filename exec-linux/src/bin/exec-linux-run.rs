@@ -47,6 +47,7 @@ async fn run() -> Result<Exit, Box<dyn std::error::Error>> {
     let programs = std::env::split_paths(&path).collect();
     let runner = Runner::new(Config {
         program: None,
+        oci_runtime: None,
         cgroup_parent: "cofferdam".to_owned(),
         state_dir: state_dir.into(),
         network: NetworkConfig { mode, programs, ..NetworkConfig::default() },

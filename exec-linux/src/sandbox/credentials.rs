@@ -30,6 +30,11 @@ const DEFAULT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::KILL)
     .union(CapabilitySet::AUDIT_WRITE);
 
+/// The names of the default capabilities, as the OCI runtime specification has them.
+pub fn default_names() -> Vec<String> {
+    DEFAULT.iter_names().map(|(name, _)| format!("CAP_{name}")).collect()
+}
+
 /// Applies the step's confinement to this process.
 ///
 /// `before_filter` is called as soon as seccomp filters can be installed.

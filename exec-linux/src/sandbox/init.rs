@@ -54,7 +54,7 @@ pub struct Context<'a> {
 }
 
 /// What of /proc and /sys a step cannot read, as in Docker (moby/daemon/pkg/oci/defaults.go).
-const MASKED_PROC: [&str; 10] = [
+pub const MASKED_PROC: [&str; 10] = [
     "acpi",
     "asound",
     "interrupts",
@@ -66,9 +66,9 @@ const MASKED_PROC: [&str; 10] = [
     "timer_list",
     "timer_stats",
 ];
-const MASKED_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
+pub const MASKED_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
 /// What of /proc it cannot write.
-const READ_ONLY_PROC: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
+pub const READ_ONLY_PROC: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
 /// Turns into the step's program, or reports why that failed.
 pub fn run(context: Context<'_>) -> ! {
@@ -263,11 +263,16 @@ impl OnCreate for Owned {
     }
 }
 
-fn enter_cwd(root: impl AsFd, step: &Step, ids: Ids) -> Result<()> {
+/// Opens the step's working directory, which is made if it is not there.
+pub fn ensure_cwd(root: impl AsFd, step: &Step, ids: Ids) -> Result<OwnedFd> {
     let doing = || format!("changing to the working directory `{}`", step.cwd);
     let mut owned = Owned::new(&step.user, ids).doing(doing)?;
-    let directory = paths::ensure(root, &step.cwd, Kind::Directory, &mut owned).doing(doing)?;
-    fchdir(directory).doing(doing)?;
+    paths::ensure(root, &step.cwd, Kind::Directory, &mut owned).doing(doing)
+}
+
+fn enter_cwd(root: impl AsFd, step: &Step, ids: Ids) -> Result<()> {
+    let doing = || format!("changing to the working directory `{}`", step.cwd);
+    fchdir(ensure_cwd(root, step, ids)?).doing(doing)?;
     // The kernel prefixes the name of a directory outside the root.
     let name = rustix::process::getcwd(Vec::new()).doing(doing)?;
     if name.as_bytes().starts_with(b"/") {

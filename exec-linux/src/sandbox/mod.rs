@@ -13,6 +13,7 @@ mod host_files;
 mod init;
 pub mod mount_attributes;
 mod mounts;
+mod oci;
 mod paths;
 mod program;
 mod stdio;
@@ -139,7 +140,7 @@ impl Namespaces {
 
     /// Whose ids the step's are on the host.
     fn ids(&self) -> Ids {
-        if self.user.is_some() { Ids::Mapped } else { Ids::Host }
+        Ids::of(self.user.as_ref().map(AsFd::as_fd))
     }
 }
 
@@ -188,8 +189,16 @@ fn monitor(
     std::env::set_current_dir("/").doing(|| "changing to the host's root".to_owned())?;
     let host = Host::open(step)?;
 
-    let mut cgroup = Leaf::new(&order.hierarchies, &order.id, &step.limits)
-        .map_err(|(doing, error)| failure(doing, error))?;
+    if order.oci_runtime.is_some() {
+        oci::refuse(order, host.privilege)?;
+    }
+    // A runtime makes its own.
+    let ours = order.oci_runtime.is_none();
+    let mut cgroup = match ours {
+        true => Leaf::new(&order.hierarchies, &order.id, &step.limits),
+        false => Ok(Leaf::default()),
+    }
+    .map_err(|(doing, error)| failure(doing, error))?;
     let report = (|| {
         let devices_guarded = match (step.security, cgroup.unified(), device_filter) {
             (Security::Insecure, ..) => true,
@@ -205,10 +214,13 @@ fn monitor(
             .doing(|| format!("setting the host name `{}`", step.hostname))?;
         let mut mounted = Mounted::default();
         let user = namespaces.user.as_ref().map(AsFd::as_fd);
-        let ended = mounts::build(order, host.privilege, user, devices_guarded, &mut mounted)
-            .and_then(|()| {
-                run(order, namespaces, &mounted, &cgroup, devices_guarded, socket, &host)
-            });
+        let ended = match &order.oci_runtime {
+            Some(runtime) => oci::run(order, runtime, namespaces, &mut mounted, socket, &host),
+            None => mounts::build(order, host.privilege, user, devices_guarded, &mut mounted)
+                .and_then(|()| {
+                    run(order, namespaces, &mounted, &cgroup, devices_guarded, socket, &host)
+                }),
+        };
         // Back to the host, even from half-built mounts: only then can stubs be removed.
         let left = move_into_link_name_space(host.mounts.as_fd(), Some(LinkNameSpaceType::Mount));
         mounted.stubs.remove();

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, mkdirat, openat};
 use rustix::mount::{
@@ -20,6 +20,7 @@ use super::stubs::{self, Stubs};
 use super::{Doing, Result, dev};
 use crate::authorize::LOWERS_MAX;
 use crate::step::{BindSource, Mount, Overlay, Restrictions, Rootfs, Security};
+use crate::user_namespace::Ids;
 use crate::wire::Order;
 use dev::HostDevices;
 
@@ -39,6 +40,11 @@ pub enum Privilege {
     /// host's network cannot be had anew.
     Namespace,
 }
+
+/// Where an OCI runtime is shown the step, within the helper's mount namespace; any directory that
+/// every host has, which no runtime needs, and that is not only root's on the way there: the
+/// runtime looks at it as the step's root.
+pub const BUNDLE: &str = "/mnt";
 
 /// What `init` and the clean-up need of the mounts.
 #[derive(Debug, Default)]
@@ -78,6 +84,109 @@ pub fn build(
 ) -> Result<()> {
     let step = &order.step;
     let always = if devices_guarded { 0 } else { NO_DEV };
+    let (root, prepared) = prepare(order, privilege, user_namespace, always, mounted)?;
+    // As long as the host's can be seen.
+    let devices = match privilege {
+        Privilege::Machine => None,
+        Privilege::Namespace => Some(HostDevices::take(step.security)?),
+    };
+    let sys = sys(privilege, step.security)?;
+    let host_proc = match privilege {
+        Privilege::Machine => None,
+        Privilege::Namespace => Some(
+            attributes::clone_all(Path::new("/proc"))
+                .doing(|| "cloning the host's /proc".to_owned())?,
+        ),
+    };
+    enter(&root)?;
+    let root = mounted.root.insert(root);
+
+    let mut target = |dest: &str, kind| {
+        paths::ensure(&*root, dest, kind, &mut mounted.stubs)
+            .doing(|| format!("making the mount point `{dest}`"))
+    };
+    let dev = match devices {
+        None => dev::make(step.security),
+        Some(_) => dev::make_without_nodes(),
+    };
+    let dev = dev.doing(|| "making /dev".to_owned())?;
+    attach(&dev, target("/dev", Kind::Directory)?).doing(|| "mounting /dev".to_owned())?;
+    devices.map_or(Ok(()), |devices| devices.mount(&dev))?;
+    dev::mount_children(&dev, Ids::of(user_namespace))?;
+    mounted.dev = Some(dev);
+
+    attach(&sys, target("/sys", Kind::Directory)?).doing(|| "mounting /sys".to_owned())?;
+    mounted.sys = Some(sys);
+    let proc_target = target("/proc", Kind::Directory)?;
+    if let Some(proc) = &host_proc {
+        attach(proc, &proc_target).doing(|| "mounting the host's /proc".to_owned())?;
+    }
+    (mounted.proc_target, mounted.host_proc) = (Some(proc_target), host_proc);
+
+    for Prepared { mount, kind, dest } in prepared {
+        attach(mount, target(dest, kind)?).doing(|| format!("mounting `{dest}`"))?;
+    }
+    Ok(())
+}
+
+/// Makes what an OCI runtime is given, in [`BUNDLE`]: `rootfs`, `sys`, and the returned ones, each
+/// with the path that it is to be mounted at.
+pub fn build_bundle<'a>(
+    order: &'a Order,
+    user_namespace: Option<BorrowedFd<'_>>,
+    mounted: &mut Mounted,
+) -> Result<Vec<(PathBuf, &'a str)>> {
+    let (root, prepared) = prepare(order, Privilege::Machine, user_namespace, 0, mounted)?;
+    let bundle = make_bundle().doing(|| format!("making a bundle in `{BUNDLE}`"))?;
+    let place = |name: &str, kind: Kind, mount: &OwnedFd| -> io::Result<()> {
+        match kind {
+            Kind::Directory => mkdirat(&bundle, name, Mode::from_raw_mode(0o755))?,
+            Kind::File => {
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                drop(openat(&bundle, name, flags, Mode::from_raw_mode(0o644))?);
+            }
+        }
+        attach(mount, paths::resolve(&bundle, name)?)
+    };
+    let doing = |name: &str| format!("mounting `{name}` in `{BUNDLE}`");
+    place("rootfs", Kind::Directory, &root).doing(|| doing("rootfs"))?;
+    let sys = sys(Privilege::Machine, order.step.security)?;
+    place("sys", Kind::Directory, &sys).doing(|| doing("sys"))?;
+    let own = ["/dev", "/proc", "/sys"].map(|dest| (dest, Kind::Directory));
+    // What the runtime would make it would leave.
+    for (dest, kind) in own.into_iter().chain(prepared.iter().map(|p| (p.dest, p.kind))) {
+        if !dest.starts_with("/dev/") {
+            paths::ensure(&root, dest, kind, &mut mounted.stubs)
+                .doing(|| format!("making the mount point `{dest}`"))?;
+        }
+    }
+    mounted.root = Some(root);
+    let mut binds = Vec::new();
+    for (number, Prepared { mount, kind, dest }) in prepared.into_iter().enumerate() {
+        let name = format!("mount-{number}");
+        place(&name, kind, &mount).doing(|| format!("mounting the source of `{dest}`"))?;
+        binds.push((Path::new(BUNDLE).join(name), dest));
+    }
+    Ok(binds)
+}
+
+/// Mounts a file system in memory where the helper shows an OCI runtime the step.
+fn make_bundle() -> io::Result<OwnedFd> {
+    let bundle = new_file_system("tmpfs", &[("mode", "0755")], NO_SUID | NO_DEV)?;
+    attach(&bundle, openat(CWD, BUNDLE, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)?;
+    Ok(bundle)
+}
+
+/// Makes the root file system, and what is to be mounted on it, without attaching them. From then
+/// on this process makes files as the step's root.
+fn prepare<'a>(
+    order: &'a Order,
+    privilege: Privilege,
+    user_namespace: Option<BorrowedFd<'_>>,
+    always: u64,
+    mounted: &mut Mounted,
+) -> Result<(OwnedFd, Vec<Prepared<'a>>)> {
+    let step = &order.step;
     let stub_layers = order.state_dir.join(STUB_LAYERS);
     let layers = match &step.rootfs {
         Rootfs::Bind { .. } => None,
@@ -110,48 +219,7 @@ pub fn build(
         }
     };
     attributes::set(&root, always).doing(|| "restricting the root file system".to_owned())?;
-    // As long as the host's can be seen.
-    let devices = match privilege {
-        Privilege::Machine => None,
-        Privilege::Namespace => Some(HostDevices::take(step.security)?),
-    };
-    let sys = sys(privilege, step.security)?;
-    let host_proc = match privilege {
-        Privilege::Machine => None,
-        Privilege::Namespace => Some(
-            attributes::clone_all(Path::new("/proc"))
-                .doing(|| "cloning the host's /proc".to_owned())?,
-        ),
-    };
-    enter(&root)?;
-    let root = mounted.root.insert(root);
-
-    let mut target = |dest: &str, kind| {
-        paths::ensure(&*root, dest, kind, &mut mounted.stubs)
-            .doing(|| format!("making the mount point `{dest}`"))
-    };
-    let dev = match devices {
-        None => dev::make(step.security),
-        Some(_) => dev::make_without_nodes(),
-    };
-    let dev = dev.doing(|| "making /dev".to_owned())?;
-    attach(&dev, target("/dev", Kind::Directory)?).doing(|| "mounting /dev".to_owned())?;
-    devices.map_or(Ok(()), |devices| devices.mount(&dev))?;
-    dev::mount_children(&dev, host.ids())?;
-    mounted.dev = Some(dev);
-
-    attach(&sys, target("/sys", Kind::Directory)?).doing(|| "mounting /sys".to_owned())?;
-    mounted.sys = Some(sys);
-    let proc_target = target("/proc", Kind::Directory)?;
-    if let Some(proc) = &host_proc {
-        attach(proc, &proc_target).doing(|| "mounting the host's /proc".to_owned())?;
-    }
-    (mounted.proc_target, mounted.host_proc) = (Some(proc_target), host_proc);
-
-    for Prepared { mount, kind, dest } in prepared {
-        attach(mount, target(dest, kind)?).doing(|| format!("mounting `{dest}`"))?;
-    }
-    Ok(())
+    Ok((root, prepared))
 }
 
 /// Makes /sys, not attached yet.

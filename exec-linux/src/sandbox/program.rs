@@ -29,19 +29,8 @@ pub struct Program {
 impl Program {
     /// Completes the environment and works out where the program may be.
     pub fn new(step: &Step, passwd: impl FnOnce() -> String) -> Self {
-        let mut environment = step.env.clone();
-        let value = |name: &str| {
-            step.env.iter().rev().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
-        };
-        let path = value("PATH").unwrap_or(DEFAULT_PATH);
-        if value("PATH").is_none() {
-            environment.push(format!("PATH={path}"));
-        }
-        if value("HOME").is_none() {
-            let passwd = passwd();
-            let home = home_of(step.user.uid, &passwd).unwrap_or("/");
-            environment.push(format!("HOME={}", home.replace('\0', "")));
-        }
+        let environment = environment(step, passwd);
+        let path = value(&environment, "PATH").unwrap_or(DEFAULT_PATH).to_owned();
         let name = step.args[0].clone();
         let candidates = if name.contains('/') {
             vec![name.clone()]
@@ -147,6 +136,25 @@ impl Program {
 /// An array of strings as execve(2) takes it.
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+/// The step's environment with what it must have.
+pub fn environment(step: &Step, passwd: impl FnOnce() -> String) -> Vec<String> {
+    let mut environment = step.env.clone();
+    if value(&step.env, "PATH").is_none() {
+        environment.push(format!("PATH={DEFAULT_PATH}"));
+    }
+    if value(&step.env, "HOME").is_none() {
+        let passwd = passwd();
+        let home = home_of(step.user.uid, &passwd).unwrap_or("/");
+        environment.push(format!("HOME={}", home.replace('\0', "")));
+    }
+    environment
+}
+
+/// What a variable is set to.
+fn value<'a>(environment: &'a [String], name: &str) -> Option<&'a str> {
+    environment.iter().rev().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
 }
 
 /// Whether the step's user can execute a file.

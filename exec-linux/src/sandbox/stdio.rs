@@ -46,6 +46,14 @@ impl Stdio {
         }
     }
 
+    /// The input for another program to be started with.
+    pub fn as_input(&self) -> io::Result<Option<OwnedFd>> {
+        match self {
+            Self::Null => Ok(None),
+            Self::Pipe(end) | Self::Terminal(end) => end.try_clone().map(Some),
+        }
+    }
+
     /// Makes it the standard streams of this process, which starts a session of its own.
     pub fn connect(&self, null: impl AsFd, user: &User, ids: Ids) -> io::Result<()> {
         match self {

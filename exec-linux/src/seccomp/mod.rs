@@ -3,10 +3,13 @@
 
 mod compile;
 pub mod nodes;
+mod oci;
 mod profile;
 
 #[cfg(test)]
 mod tests;
+
+pub use oci::native_profile;
 
 /// Returns the filter for the machine's native architecture, as the bytes of its `sock_filter`s,
 /// or `None` where no profile is known for it (the step must then not be started).

@@ -67,6 +67,7 @@ impl Bench {
         fs::write(image.join("etc/passwd"), passwd).unwrap();
         let runner = Runner::new(Config {
             program: Some(env!("CARGO_BIN_EXE_exec-linux-run").into()),
+            oci_runtime: None,
             cgroup_parent: "cofferdam-test".to_owned(),
             state_dir: dir.path().join("state"),
             network,

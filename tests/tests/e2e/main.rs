@@ -16,6 +16,7 @@ mod images;
 mod limits;
 mod mounts;
 mod network;
+mod oci_runtime;
 mod platforms;
 mod privileges;
 mod progress;
