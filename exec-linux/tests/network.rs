@@ -89,6 +89,15 @@ async fn what_cannot_be_had_is_an_error() {
     let bench = with_mode(NetworkMode::Pasta, vec!["/nonexistent".into()]);
     let output = bench.run(bench.sh("true")).await;
     assert_eq!(output, "error None: looking for the program `pasta`: entity not found\n");
+    // One that talks and gives up.
+    let program = bench.path("slirp4netns");
+    std::fs::write(&program, "#!/bin/sh\necho starting\necho no tun >&2\necho bye >&2\n").unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, executable).unwrap();
+    let other = with_mode(NetworkMode::Slirp4netns, vec![bench.path("")]);
+    let output = other.run(other.sh("true")).await;
+    assert!(output.starts_with("error None: connecting a step by `"), "{output}");
+    assert!(output.ends_with("slirp4netns`: no tun; bye\n"), "{output}");
     // It is of no concern to who does not want it.
     let alone = Step { network: Network::None, ..bench.sh("echo ran") };
     assert_eq!(bench.run(alone).await, "ran\n");

@@ -7,13 +7,16 @@
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 
 use super::link;
@@ -73,20 +76,25 @@ impl Imitator {
         // In memory, for a pipe that nobody reads would stop the program.
         let said = memfd_create("said", MemfdFlags::CLOEXEC).map_err(|e| failed()(e.into()))?;
         let stderr = said.try_clone().map_err(failed())?;
-        command.env_clear().process_group(0).stderr(stderr);
-        let mut child = match self {
-            Self::Slirp4netns => slirp4netns(command, fresh.namespace.as_fd()),
-            Self::Pasta => pasta(command, fresh.namespace.as_fd()),
-        }
-        .map_err(failed())?;
-        let ready = match self {
-            Self::Slirp4netns => wait_for_word(&mut child),
-            Self::Pasta => wait_for_interface(&mut child, fresh),
+        command.env_clear().process_group(0).stdout(Stdio::null()).stderr(stderr);
+        let namespace = fresh.namespace.as_fd();
+        let (attached, ready) = match self {
+            Self::Slirp4netns => {
+                let (ours, theirs) =
+                    pipe_with(PipeFlags::CLOEXEC).map_err(|e| failed()(e.into()))?;
+                let child = slirp4netns(command, namespace, &theirs).map_err(failed())?;
+                drop(theirs);
+                (Attached(child), wait_for_word(ours))
+            }
+            Self::Pasta => {
+                let mut child = pasta(command, namespace).map_err(failed())?;
+                let ready = wait_for_route(&mut child, fresh);
+                (Attached(child), ready)
+            }
         };
-        let attached = Attached(child);
         let Err(error) = ready else { return Ok(attached) };
         drop(attached);
-        let said = last_line(said.into()).unwrap_or_default();
+        let said = one_line(said.into()).unwrap_or_default();
         Err(failed()(if said.is_empty() { error } else { io::Error::other(said) }))
     }
 }
@@ -103,27 +111,41 @@ impl Drop for Attached {
     }
 }
 
-fn last_line(mut file: File) -> io::Result<String> {
+fn one_line(mut file: File) -> io::Result<String> {
     let mut text = String::new();
     file.rewind()?;
     file.read_to_string(&mut text)?;
-    Ok(text.trim().lines().last().unwrap_or_default().to_owned())
+    Ok(text.trim().lines().collect::<Vec<_>>().join("; "))
 }
 
-fn slirp4netns(mut command: Command, namespace: BorrowedFd<'_>) -> io::Result<Child> {
-    // It ends when its standard input does, which is with us, and says on its standard output that
-    // it is ready.
-    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+/// Starts slirp4netns, which says by `ready` that it is.
+fn slirp4netns(
+    mut command: Command,
+    namespace: BorrowedFd<'_>,
+    ready: &OwnedFd,
+) -> io::Result<Child> {
+    // It ends when its standard input does, which is with us.
+    command.stdin(Stdio::piped());
     command.args(["--configure", "--mtu=65520", "--disable-host-loopback", "--enable-sandbox"]);
-    command.args(["--enable-seccomp", "--exit-fd=0", "--ready-fd=1", "--netns-type=path"]);
+    command.args(["--enable-seccomp", "--exit-fd=0", "--netns-type=path"]);
+    command.arg(format!("--ready-fd={}", ready.as_raw_fd()));
     // It opens the namespace while we have it.
     let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
-    command.args([&path, INTERFACE]).spawn()
+    command.args([&path, INTERFACE]);
+    let ready = ready.as_raw_fd();
+    // SAFETY: makes a system call and nothing else; the descriptor is open, in the child too.
+    unsafe {
+        command.pre_exec(move || Ok(fcntl_setfd(BorrowedFd::borrow_raw(ready), FdFlags::empty())?));
+    }
+    command.spawn()
 }
 
-fn wait_for_word(child: &mut Child) -> io::Result<()> {
-    let mut stdout = child.stdout.take().expect("it was made a pipe");
-    match stdout.read(&mut [0])? {
+fn wait_for_word(ready: OwnedFd) -> io::Result<()> {
+    let time = Timespec { tv_sec: START_TIME.as_secs() as i64, tv_nsec: 0 };
+    if poll(&mut [PollFd::new(&ready, PollFlags::IN)], Some(&time))? == 0 {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    match File::from(ready).read(&mut [0])? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         _ => Ok(()),
     }
@@ -132,7 +154,7 @@ fn wait_for_word(child: &mut Child) -> io::Result<()> {
 fn pasta(mut command: Command, namespace: BorrowedFd<'_>) -> io::Result<Child> {
     // Its standard input is the namespace: of the capabilities that it would need to open it by
     // way of our process, it keeps none.
-    command.stdin(namespace.try_clone_to_owned()?).stdout(Stdio::null());
+    command.stdin(namespace.try_clone_to_owned()?);
     command.args(["--netns", "/proc/self/fd/0", "--no-netns-quit", "--foreground", "--quiet"]);
     command.args(["--config-net", "--ipv4-only", "--no-map-gw", "--ns-ifname", INTERFACE]);
     // No port of the step is one of the host's, nor the other way round.
@@ -155,8 +177,8 @@ fn pasta(mut command: Command, namespace: BorrowedFd<'_>) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Waits until the step's interface is up and has a route.
-fn wait_for_interface(child: &mut Child, fresh: &mut Fresh) -> io::Result<()> {
+/// Waits until the step's packets have somewhere to go, the last thing that pasta sets up.
+fn wait_for_route(child: &mut Child, fresh: &mut Fresh) -> io::Result<()> {
     let started = Instant::now();
     while started.elapsed() < START_TIME {
         if child.try_wait()?.is_some() {
