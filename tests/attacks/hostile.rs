@@ -123,7 +123,7 @@ impl Archive {
         self.entry(Header { name, flag, link, mode: 0o777, ..Header::default() }, b"")
     }
 
-    fn special(&mut self, name: &str, flag: u8, device: (u32, u32)) -> &mut Self {
+    pub(crate) fn special(&mut self, name: &str, flag: u8, device: (u32, u32)) -> &mut Self {
         self.entry(Header { name: name.as_bytes(), flag, device, ..Header::default() }, b"")
     }
 

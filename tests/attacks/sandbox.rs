@@ -140,6 +140,78 @@ fn cve_2025_31133_cve_2025_52565_cve_2026_41579_devices_are_links_in_the_image()
     Ok(())
 }
 
+/// Making device nodes is a right that images need; opening the host's disk by one is none. If that
+/// works, bytes of the disk, of memory or of the kernel's log are read. Where a node is made for
+/// the step by somebody with more rights, a path that leads to the host must not be followed there.
+#[test]
+fn moby_default_devices_nodes_of_the_hosts_disk() -> Result<()> {
+    let world = World::new()?;
+    let canary = Canary::new()?;
+    let (path, climbing) = (canary.text(), canary.climbing());
+    let disk = std::os::unix::fs::MetadataExt::dev(&fs::metadata("/")?);
+    let disk = format!("{} {}", rustix::fs::major(disk), rustix::fs::minor(disk));
+    let nodes = [
+        format!("b {disk}"),
+        "b 7 0".to_owned(),
+        "b 8 0".to_owned(),
+        "c 1 1".to_owned(),
+        "c 1 2".to_owned(),
+        "c 1 4".to_owned(),
+        "c 1 11".to_owned(),
+        "c 4 0".to_owned(),
+        "c 5 1".to_owned(),
+        "c 10 1".to_owned(),
+        "c 10 200".to_owned(),
+        "c 10 229".to_owned(),
+        "c 10 232".to_owned(),
+        "c 10 237".to_owned(),
+    ];
+    let mut script = String::new();
+    for (at, node) in nodes.iter().enumerate() {
+        for place in ["/tmp", "/c", "/dev", "/m"] {
+            script += &format!(
+                "mknod {place}/n{at} {node} 2>/dev/null; \
+                 (: < {place}/n{at}) 2>/dev/null && echo OPENED {node} in {place}; "
+            );
+        }
+    }
+    script += &format!(
+        "mkdir -p /w; ln -s {path} /w/to; ln -s {climbing} /w/up; cd /w; \
+         for t in to/planted up/planted {climbing}/planted {path}/planted /proc/1/root{path}/planted \
+         /proc/1/cwd/{climbing}/planted /proc/self/root/../..{path}/planted; do \
+         mknod $t c 1 3 2>/dev/null; mknod $t p 2>/dev/null; done; \
+         mknod /w/null c 1 3 && echo x > /w/null && echo null works"
+    );
+    let mounts = "--mount=type=cache,target=/c --mount=type=tmpfs,target=/m";
+    let outcome = world.run(&format!("FROM busybox\nRUN {mounts} {script}\n"), &[])?.succeeded();
+    canary.is_intact()?;
+    if let Some(line) = outcome.log().lines().find(|line| line.starts_with("OPENED")) {
+        works(format!("a step has opened a device of the host: {line}"));
+    }
+    assert!(outcome.log().contains("null works"), "{}", outcome.report());
+    // Nodes that come with an image, and with its archive.
+    let mut layer = crate::hostile::Archive::new();
+    for (at, node) in nodes.iter().enumerate() {
+        let numbers: Vec<u32> = node[2..].split(' ').map(str::parse).collect::<Result<_, _>>()?;
+        let flag = if node.starts_with('b') { b'4' } else { b'3' };
+        layer.special(&format!("nodes/n{at}"), flag, (numbers[0], numbers[1]));
+    }
+    let archive = layer.finish();
+    let base = world.image("nodes", serde_json::json!({}), &[archive.clone()])?;
+    let look = "for n in /nodes/*; do (: < $n) 2>/dev/null && echo OPENED $n; done; echo done";
+    for start in ["FROM nodes\n", "FROM busybox\nADD x.tar /\n"] {
+        let context = Context::new(&format!("{start}RUN {look}\n"))?;
+        context.file("x.tar", &archive)?;
+        let build = with_options(world.build(&context)?, "--build-context", &[&base]);
+        let outcome = build.run()?;
+        crate::lives_on(&outcome);
+        if outcome.log().contains("OPENED") {
+            works(format!("a step opens a device of an image: {}", outcome.log()));
+        }
+    }
+    Ok(())
+}
+
 /// A step has the engine's own program started within the sandbox, in an image where the dynamic
 /// loader is the attacker's, and opens `/proc/self/exe` for writing. That the program is busy only
 /// puts the attack off; it has to be one that nobody can write to.

@@ -38,6 +38,10 @@ pub struct Component {
     pub(crate) code: component::Component,
 }
 
+/// Bytes of stack for what a guest has the host do; only what is used takes memory. Trees are
+/// walked by functions that call themselves, once for each of up to 2048 directories in one another.
+const HOST_STACK: usize = 32 << 20;
+
 /// What Wasmtime keeps for one run; `H` is what answers the guest's calls.
 pub(crate) struct State<H> {
     pub(crate) table: ResourceTable,
@@ -82,7 +86,7 @@ impl Runtime {
             .concurrency_support(false)
             .max_wasm_stack(limits.stack_bytes)
             // The host's own frames come on top of the guest's.
-            .async_stack_size(limits.stack_bytes + (1 << 20))
+            .async_stack_size(limits.stack_bytes + HOST_STACK)
             // Results must not depend on the processor.
             .cranelift_nan_canonicalization(true)
             .relaxed_simd_deterministic(true);
