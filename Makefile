@@ -4,7 +4,7 @@
 CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),$(CURDIR)/target)
 
-.PHONY: demo test test-user crash lint bench setup setup-demo setup-test setup-lint clean-demo
+.PHONY: demo test test-user crash attacks attacks-weak lint bench setup setup-demo setup-test setup-lint clean-demo
 
 # Builds the release binary and with it, in a sandbox, an image; shows the image running.
 demo: setup-demo
@@ -30,6 +30,17 @@ crash: setup-test
 	COFFERDAM_BIN=$(TARGET)/debug/cofferdam COFFERDAM_CRASH_ROUNDS=$(or $(ROUNDS),600) \
 		$(if $(SEED),COFFERDAM_CRASH_SEED=$(SEED)) \
 		$(CARGO) test -p cofferdam-tests --test crash -- --nocapture
+
+# The attack tests, with races that run ten times as long; `make test` runs them, too.
+attacks: setup-test
+	$(CARGO) build --workspace --all-targets
+	COFFERDAM_BIN=$(TARGET)/debug/cofferdam COFFERDAM_ATTACK_ROUNDS=$(or $(ROUNDS),10) \
+		$(if $(SEED),COFFERDAM_ATTACK_SEED=$(SEED)) CARGO="$(CARGO)" \
+		scripts/test.sh --test attacks
+
+# Shows that the attack tests notice: each has to fail on an engine that is made weak for it.
+attacks-weak: setup-test
+	CARGO="$(CARGO)" tests/attacks/weak.sh
 
 # Formatting, lints as errors, licences and advisories.
 lint: setup-lint

@@ -405,8 +405,11 @@ fn cve_2025_62518_cve_2026_33055_readers_see_different_entries() -> Result<()> {
             for (reader, answer) in readers {
                 let Ok(theirs) = answer else { continue };
                 if normal(entries) != normal(&theirs) {
+                    let kept = std::env::temp_dir().join(format!("attack-{seed}.tar"));
+                    fs::copy(path, &kept)?;
                     works(format!(
-                        "archive of seed {seed}: we see\n{}{reader} sees\n{}",
+                        "archive of seed {seed} ({}): we see\n{}{reader} sees\n{}",
+                        kept.display(),
                         shown(entries),
                         shown(&theirs)
                     ));

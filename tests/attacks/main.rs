@@ -17,6 +17,7 @@ mod mounts;
 mod races;
 mod sandbox;
 mod sinks;
+mod table;
 mod unpacking;
 mod users;
 

@@ -66,6 +66,9 @@ impl Header {
                     return Err("the name's prefix can be read in two ways (star)".to_owned());
                 }
                 if !prefix.is_empty() {
+                    if header.name.is_empty() {
+                        return Err("a prefix of no name".to_owned());
+                    }
                     header.name = [prefix, b"/", &header.name].concat();
                 }
             }
@@ -83,7 +86,11 @@ impl Header {
             _ if block[345..500].iter().any(|byte| *byte != 0) => {
                 return Err("a header without a format has a prefix".to_owned());
             }
-            _ => {}
+            // And it stops, as at an end, where these are no numbers.
+            _ => {
+                field("device major", 329, 337)?;
+                field("device minor", 337, 345)?;
+            }
         }
         Ok(header)
     }

@@ -260,6 +260,7 @@ pub fn clean_path(name: &[u8]) -> Result<Vec<u8>, String> {
 }
 
 fn member(offset: u64, header: Header, pax: Pax) -> Result<Member, String> {
+    let own_slash = header.name.ends_with(b"/");
     let raw = pax.path.unwrap_or(header.name);
     let link = pax.link.unwrap_or(header.link);
     for text in [&raw, &link] {
@@ -278,6 +279,10 @@ fn member(offset: u64, header: Header, pax: Pax) -> Result<Member, String> {
     };
     let kind = match header.flag {
         b'5' => MemberKind::Directory,
+        // Python goes by the header's own name, others by the one that counts.
+        0 if slash != own_slash => {
+            return Err(format!("{name:?} can be read as a file and as a directory"));
+        }
         // Before there was a type for directories, the slash made them; of a slash alone GNU tar
         // takes it for part of the name.
         0 if slash && !path.is_empty() => MemberKind::Directory,
