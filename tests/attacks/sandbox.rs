@@ -197,7 +197,7 @@ fn moby_default_devices_nodes_of_the_hosts_disk() -> Result<()> {
         layer.special(&format!("nodes/n{at}"), flag, (numbers[0], numbers[1]));
     }
     let archive = layer.finish();
-    let base = world.image("nodes", serde_json::json!({}), &[archive.clone()])?;
+    let base = world.image("nodes", serde_json::json!({}), std::slice::from_ref(&archive))?;
     let look = "for n in /nodes/*; do (: < $n) 2>/dev/null && echo OPENED $n; done; echo done";
     for start in ["FROM nodes\n", "FROM busybox\nADD x.tar /\n"] {
         let context = Context::new(&format!("{start}RUN {look}\n"))?;
