@@ -1,5 +1,5 @@
 //! What a program that was killed may leave behind for a moment and must not leave for longer:
-//! processes, mounts, cgroups.
+//! processes, mounts, cgroups, networks.
 
 use std::collections::HashSet;
 use std::fs;
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use cofferdam_tests::network::traces;
 
 /// How long the helpers may take to see that they are alone. Generous: the machine is busy.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,6 +29,10 @@ pub fn wait_for_none(pids: &[u32], home: &Path) -> Result<()> {
 
 fn find(pids: &[u32], home: &Path) -> Vec<String> {
     let mut found = cgroups(pids);
+    let networks = pids.iter().map(|pid| traces(*pid, &[]));
+    found.extend(networks.flat_map(|traces| {
+        traces.unwrap_or_else(|error| vec![format!("cannot look at networks: {error}")])
+    }));
     let home = home.to_string_lossy();
     // Mounts of the test's own are seen by everybody.
     let point = |line: &str| line.split(' ').nth(4).unwrap_or_default().to_owned();
