@@ -67,6 +67,7 @@ for part in "$@"; do
         need mkfs.ext4 e2fsprogs
         need losetup mount
         need setpriv util-linux
+        need newuidmap uidmap
         need qemu-aarch64-static qemu-user-static
         need cmp diffutils
         need faketime faketime
