@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use cofferdam_llb::{ExecOp, NetMode, OpKind, SecurityMode, Vertex};
 use cofferdam_session::Session;
-use cofferdam_types::Platform;
 
 use crate::gateway::op_excerpts;
-use crate::{Engine, Error, Failure, Request, Sink};
+use crate::{Engine, Error, Failure, Means, Request, Sink, exec};
 
 /// How much a build needs, the least first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +44,8 @@ pub struct Need {
     pub tier: Tier,
     /// Why.
     pub why: &'static str,
+    /// What this machine lacks to run it, whoever the user is.
+    pub lacking: Option<String>,
 }
 
 impl Engine {
@@ -74,14 +75,22 @@ impl Engine {
         let (mut needs, mut seen) = (Vec::new(), HashSet::new());
         for edge in built.results.iter().filter_map(|result| result.output.as_ref()) {
             for vertex in built.graph.reachable(edge) {
-                let OpKind::Exec(exec) = &vertex.op.kind else { continue };
+                let OpKind::Exec(op) = &vertex.op.kind else { continue };
                 if !seen.insert(vertex.digest) {
                     continue;
                 }
-                let (tier, why) = of(vertex, exec);
+                let means = match &vertex.op.platform {
+                    Some(platform) if !platform.is_wasm() => {
+                        exec::means(&context.engine, platform).await
+                    }
+                    _ => Ok(Means::Native),
+                };
+                let emulated = !matches!(means, Ok(Means::Native | Means::In32Bits));
+                let lacking = means.err().map(|error| error.to_string());
+                let (tier, why) = of(vertex, op, emulated);
                 let excerpts = op_excerpts(&built.source, &vertex.digest);
                 let place = excerpts.first().map(|lines| (lines.file.clone(), lines.start));
-                needs.push(Need { step: vertex.name().to_owned(), place, tier, why });
+                needs.push(Need { step: vertex.name().to_owned(), place, tier, why, lacking });
             }
         }
         needs.sort_by(|one, other| one.place.cmp(&other.place));
@@ -89,7 +98,7 @@ impl Engine {
     }
 }
 
-fn of(vertex: &Vertex, exec: &ExecOp) -> (Tier, &'static str) {
+fn of(vertex: &Vertex, exec: &ExecOp, emulated: bool) -> (Tier, &'static str) {
     match vertex.op.platform.as_ref() {
         Some(platform) if platform.is_wasm() => {
             (Tier::Wasm, "its program is WebAssembly, which runs within the engine")
@@ -101,9 +110,7 @@ fn of(vertex: &Vertex, exec: &ExecOp) -> (Tier, &'static str) {
         _ if exec.network == NetMode::Host => {
             (Tier::UserNamespace, "its program runs on the kernel, in the host's network")
         }
-        Some(platform) if platform.match_rank(&Platform::host()).is_none() => {
-            (Tier::UserNamespace, "its program runs on the kernel, under an emulator")
-        }
+        _ if emulated => (Tier::UserNamespace, "its program runs on the kernel, under an emulator"),
         _ => (Tier::UserNamespace, "its program runs on the kernel"),
     }
 }

@@ -62,7 +62,11 @@ fn describe(needs: &[Need], privilege: &Privilege) -> String {
     if needs.is_empty() {
         text += "no RUN: WebAssembly does all of it\n";
     }
-    let _ = writeln!(text, "\n{}", answer(tier, privilege));
+    let answer = match needs.iter().find_map(|need| need.lacking.as_ref()) {
+        Some(lacking) => format!("it does not build here: {lacking}"),
+        None => answer(tier, privilege),
+    };
+    let _ = writeln!(text, "\n{answer}");
     text
 }
 
@@ -91,6 +95,7 @@ mod tests {
             place: Some(("Dockerfile".to_owned(), line)),
             tier,
             why,
+            lacking: None,
         };
         let needs = [
             need(2, "[1/2] RUN a", Tier::Wasm, "wasm"),

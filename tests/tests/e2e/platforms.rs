@@ -402,6 +402,17 @@ fn a_missing_emulator_is_named_with_where_it_was_looked_for() -> Result<()> {
     missing(arm64(&world, "RUN true\n")?)?
         .ended(exit::CONFIGURATION)
         .says(&["qemu-aarch64", "not statically linked"]);
+    // It is known before anything runs.
+    let context = Context::new("FROM scratch\nRUN [\"/x\"]\n")?;
+    let tier = |platform: &str| -> Result<String> {
+        let mut ask = world.cofferdam.command();
+        ask.args(["build", "--print-tier", "--platform", platform, "--root"]);
+        ask.arg(world.cofferdam.root()).arg("--qemu-dir").arg(&nothing).arg(context.path());
+        Ok(String::from_utf8(ask.output()?.stdout)?)
+    };
+    let told = tier("linux/s390x")?;
+    assert!(told.contains("it does not build here: a step for linux/s390x cannot run"), "{told}");
+    assert!(tier("linux/386")?.contains("runs on the kernel\n\nit builds here"));
     // Without a step for it, no emulator is needed.
     let _ = missing(arm64(&world, "COPY Dockerfile /\n")?)?.succeeded();
     let unknown = world.cofferdam.build(&nothing);
