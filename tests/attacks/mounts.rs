@@ -133,7 +133,7 @@ fn cve_2024_9675_cache_ids_and_sources_are_paths() -> Result<()> {
     for id in [&*path, &*climbing, "..", "../..", ".", "", "a/../../..", "-x", "%2e%2e"] {
         let dockerfile = format!(
             "FROM busybox\nRUN --mount=type=cache,id={id},target=/c : {id}; \
-             cat /c/secret; echo planted > /c/planted; echo x > /c/secret; ls -A /c | tr '\\n' ' '\n"
+             cat /c/secret 2>/dev/null; echo planted > /c/planted; echo x > /c/secret; ls -A /c | tr '\\n' ' '\n"
         );
         let outcome = world.run(&dockerfile, &[])?;
         canary.is_intact()?;

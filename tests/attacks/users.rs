@@ -65,7 +65,10 @@ fn cve_2026_47262_cve_2024_9676_user_databases_without_end() -> Result<()> {
             if more > 64 << 20 {
                 works(format!("{name}, {lookup:?}: {} MiB more memory", more >> 20));
             }
-            if taken.status.success() && lookup.starts_with("USER builder") {
+            if taken.status.success()
+                && lookup.starts_with("USER builder")
+                && lookup.contains("RUN")
+            {
                 works(format!("{name}, {lookup:?}: somebody is found:\n{}", taken.said));
             }
         }
