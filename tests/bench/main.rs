@@ -7,6 +7,7 @@
 //!
 //! - `bench language`: how long the Dockerfile frontend takes for 2,000 lines, in the component and
 //!   native.
+//! - `bench steps`: what a RUN costs beside its process, and with `runc run` in the sandbox's place.
 //!
 //! `--rounds N` says how often (5), `--up-to N` how far growth is followed. It prints tables and
 //! never fails for being slow.
@@ -21,6 +22,7 @@ mod measure;
 mod paper_host;
 mod plot;
 mod scenarios;
+mod steps;
 
 use anyhow::{Context as _, Result, bail};
 use cofferdam_tests::{Registry, bases};
@@ -45,7 +47,7 @@ impl Options {
 fn main() -> Result<()> {
     let mut options = Options { filters: Vec::new(), rounds: 5, up_to: usize::MAX };
     let mut arguments = std::env::args().skip(1).peekable();
-    let what = arguments.next_if(|first| first == "growth" || first == "language");
+    let what = arguments.next_if(|first| ["growth", "language", "steps"].contains(&first.as_str()));
     while let Some(argument) = arguments.next() {
         let mut number = || -> Result<usize> {
             let text = arguments.next().with_context(|| format!("{argument} wants a number"))?;
@@ -63,6 +65,9 @@ fn main() -> Result<()> {
     }
     let registry = Registry::start()?;
     registry.push(&bases::busybox()?, "busybox:latest")?;
+    if what.as_deref() == Some("steps") {
+        return steps::run(&registry, &options);
+    }
     registry.push(&bases::debian()?, "debian:latest")?;
     match what {
         Some(_) => growth::run(&registry, &options),

@@ -304,16 +304,21 @@ impl Drop for Terminal {
 /// The process of `cofferdam debug` for a state directory.
 fn debugger(root: &Path) -> Result<Pid> {
     let root = root.to_string_lossy().into_owned();
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Ok(pid) = name.parse::<i32>() else { continue };
-        let arguments = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let arguments = String::from_utf8_lossy(&arguments).replace('\0', " ");
-        if arguments.ends_with(&format!("debug --root {root} ")) {
-            return Pid::from_raw(pid).context("a process has a number");
+    let mut found = None;
+    // On a busy machine one look at /proc may miss a process.
+    until("cofferdam debug runs", || {
+        for entry in std::fs::read_dir("/proc")?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Ok(pid) = name.parse::<i32>() else { continue };
+            let arguments = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let arguments = String::from_utf8_lossy(&arguments).replace('\0', " ");
+            if arguments.ends_with(&format!("debug --root {root} ")) {
+                found = Pid::from_raw(pid);
+            }
         }
-    }
-    anyhow::bail!("cofferdam debug does not run")
+        Ok(found.is_some())
+    })?;
+    found.context("a process has a number")
 }
 
 #[test]
