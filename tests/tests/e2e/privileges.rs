@@ -44,7 +44,7 @@ fn text(output: &Output) -> String {
     format!("{out}{err}")
 }
 
-/// Whom the files below a path belong to.
+/// Whom the files below a path belong to; nothing may work on them meanwhile.
 fn owners_below(path: &Path) -> Result<Vec<u32>> {
     let mut owners = vec![path.symlink_metadata()?.uid()];
     if path.symlink_metadata()?.is_dir() {
@@ -67,6 +67,7 @@ fn a_user_gets_what_root_gets() -> Result<()> {
     let user = Cofferdam::new()?.run_by(Who::User)?;
     assert_eq!(digest(&world, &world.cofferdam, &context)?, digest(&world, &user, &context)?);
     // Files of the image are the user's other ids', and only the user's.
+    user.settle()?;
     let owners = owners_below(&user.root())?;
     assert!(owners.contains(&64_000) && owners.contains(&200_007), "{owners:?}");
     assert!(owners.iter().all(|id| *id == 64_000 || (200_000..265_536).contains(id)), "{owners:?}");
@@ -98,6 +99,7 @@ fn without_run_no_privilege_is_needed() -> Result<()> {
     )?;
     let alone = Cofferdam::new()?.run_by(Who::Alone)?;
     assert_eq!(digest(&world, &world.cofferdam, &context)?, digest(&world, &alone, &context)?);
+    alone.settle()?;
     assert_eq!(owners_below(&alone.root())?, [64_000]);
     // With a RUN it says what is missing, before anything is pulled for it.
     let context = readable("ARG REGISTRY\nFROM ${REGISTRY}/busybox\nRUN echo ran\n")?;
