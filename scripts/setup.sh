@@ -68,6 +68,8 @@ for part in "$@"; do
         need losetup mount
         need setpriv util-linux
         need newuidmap uidmap
+        need slirp4netns slirp4netns
+        need pasta passt
         need qemu-aarch64-static qemu-user-static
         need cmp diffutils
         need faketime faketime

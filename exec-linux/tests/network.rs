@@ -44,6 +44,8 @@ fn with_mode(mode: NetworkMode, programs: Vec<PathBuf>) -> Bench {
     Bench::with_network(NetworkConfig { mode, programs, ..NetworkConfig::default() })
 }
 
+/// Where slirp4netns and pasta are (Debian packages slirp4netns and passt).
+const PROGRAMS: &str = "/usr/bin";
 const OWN: &str = "public\nnothing\nnothing\n";
 
 #[tokio::test]
@@ -60,7 +62,7 @@ async fn a_step_reaches_the_host_but_not_its_loopback() {
 
 #[tokio::test]
 async fn slirp4netns_and_pasta_do_as_well() {
-    let programs = vec![user_mode_programs()];
+    let programs = vec![PathBuf::from(PROGRAMS)];
     for (mode, imitator, expected) in [
         (NetworkMode::Slirp4netns, Imitator::Slirp4netns, OWN),
         // The step has the host's address.
@@ -150,7 +152,7 @@ impl Engine {
         std::fs::write(&file, serde_json::to_vec(&step).unwrap()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_exec-linux-run"));
         command.arg(file).env("EXEC_LINUX_STATE", bench.path("other-state"));
-        command.env("EXEC_LINUX_NETWORK", network).env("PATH", user_mode_programs());
+        command.env("EXEC_LINUX_NETWORK", network).env("PATH", PROGRAMS);
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut address = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut address).unwrap();
@@ -224,23 +226,4 @@ async fn a_killed_engine_leaves_nothing() {
             thread::sleep(Duration::from_millis(5));
         }
     }
-}
-
-/// A directory with slirp4netns and pasta, of Debian's packages.
-fn user_mode_programs() -> PathBuf {
-    let cache = PathBuf::from("/tmp/cofferdam-test-cache/user-mode-networks");
-    let programs = cache.join("programs");
-    if !programs.exists() {
-        let script = "set -e; mkdir -p \"$0\"; cd $(mktemp -d -p \"$0\")
-            apt-get download slirp4netns libslirp0 passt >/dev/null 2>&1
-            for package in *.deb; do dpkg -x $package .; done; mkdir programs; cd programs
-            library=$(dirname $PWD/../usr/lib/*/libslirp.so.0)
-            printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s \"$@\"\n' $library \
-                $PWD/../usr/bin/slirp4netns > slirp4netns
-            chmod +x slirp4netns; cp -a ../usr/bin/pass* ../usr/bin/pasta* .
-            ln -s $PWD \"$0\"/programs || test -e \"$0\"/programs";
-        let status = Command::new("sh").args(["-c", script]).arg(&cache).status();
-        assert!(status.unwrap().success(), "slirp4netns and passt can be had");
-    }
-    programs
 }

@@ -1,12 +1,14 @@
 //! Builds by ordinary users, with and without a user namespace, and what a build says it needs.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Output;
 
 use anyhow::{Context as _, Result};
 use cofferdam_tests::cofferdam::{Who, exit};
-use cofferdam_tests::{Cofferdam, Context, needs_root};
+use cofferdam_tests::network::host_address;
+use cofferdam_tests::{Cofferdam, Context, Web, WebAnswer, needs_root};
 use expect_test::expect;
 
 use crate::World;
@@ -21,6 +23,11 @@ const RUNS: &str = "ARG REGISTRY\nFROM ${REGISTRY}/busybox AS base\n\
     FROM ${REGISTRY}/busybox\nCOPY --from=base /new /new\n\
     RUN --mount=type=bind,from=base,source=/new,target=/in --mount=type=cache,target=/cache \
         --mount=type=tmpfs,target=/t cp /in/file /cache/file && cp /cache/file /t/x && cp /t/x /out\n";
+
+/// Says what it reaches of URLs that should lead somewhere, and of those that should not.
+const FETCH: &str = "ARG PUBLIC\nARG PRIVATE\n\
+    RUN fetch() { for url; do wget -q -O - $url 2>/dev/null || echo nothing; done; }; \
+        echo public $(fetch $PUBLIC) private $(fetch $PRIVATE) links $(ls /sys/class/net)\n";
 
 /// Builds it with times that do not change, and gives the image's digest.
 fn digest(world: &World, cofferdam: &Cofferdam, context: &Context) -> Result<String> {
@@ -83,6 +90,39 @@ fn a_user_gets_what_root_gets() -> Result<()> {
     assert!(pruned.status.success(), "{}", text(&pruned));
     let left = user.command().args(["du", "--root"]).arg(user.root()).output()?;
     assert!(text(&left).contains("In use: 0B\nCan be removed: 0B"), "{}", text(&left));
+    Ok(())
+}
+
+#[test]
+fn a_users_steps_have_networks_of_their_own() -> Result<()> {
+    if needs_root("other users") {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let context = readable(&format!("ARG REGISTRY\nFROM ${{REGISTRY}}/busybox\n{FETCH}"))?;
+    let (address, user) = (host_address()?, Cofferdam::new()?.run_by(Who::User)?);
+    let public = Web::start_on(address, |_| WebAnswer::body("public\n"))?;
+    let private = Web::start(|_| WebAnswer::body("private\n"))?;
+    let port = private.address().port();
+    // By slirp4netns's name for the loopback, too, which is a stranger elsewhere.
+    let (own, given) = (format!("{} http://{address}:{port}", private.url("/")), "http://10.0.2.2");
+    let given = format!("{own} {given}:{port}");
+    for (mode, urls, expected) in [
+        ("auto", &given, "public public private nothing nothing nothing links eth0 lo"),
+        ("slirp4netns", &given, "public public private nothing nothing nothing links eth0 lo"),
+        // The host's address is the step's.
+        ("pasta", &own, "public nothing private nothing nothing links eth0 lo"),
+    ] {
+        let config = context.path().join(format!("{mode}.toml"));
+        fs::write(&config, format!("[network]\nmode = \"{mode}\"\n"))?;
+        fs::set_permissions(&config, Permissions::from_mode(0o644))?;
+        let build = user.build(context.path()).build_arg("REGISTRY", world.registry.address());
+        let build = build.build_arg("PUBLIC", public.url("/")).build_arg("PRIVATE", urls);
+        let build = build.option("--config", config).arg("--no-cache");
+        let outcome = build.varies("it depends on the network").run()?.succeeded();
+        assert_eq!(outcome.log().trim(), expected, "{mode}");
+        assert!(!outcome.text.contains("share the host's network"), "{}", outcome.report());
+    }
     Ok(())
 }
 
