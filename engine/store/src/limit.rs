@@ -1,14 +1,12 @@
 //! The storage limit: room is reserved before it is filled, and what was not used for the longest
 //! time makes way. All processes see what the others have reserved.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 
+use crate::descend::disk_usage;
 use crate::removal::{Gone, Removal};
 use crate::{Error, Result, Store, db};
 
@@ -287,26 +285,3 @@ ORDER BY used LIMIT 64";
 
 /// Images by name.
 const IMAGES: &str = "SELECT 4, 0, name FROM images ORDER BY used LIMIT 16";
-
-/// Bytes that a file, or a directory with all in it, takes on the disk. Files with several names
-/// count where all of the names are here or there is just one; what cannot be read counts
-/// nothing.
-pub fn disk_usage(path: &Path) -> u64 {
-    let mut links = std::collections::HashMap::new();
-    let mut todo = vec![path.to_owned()];
-    let mut total = 0;
-    while let Some(path) = todo.pop() {
-        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
-        let blocks = metadata.blocks() * 512;
-        if metadata.is_dir() {
-            total += blocks;
-            todo.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|e| e.path()));
-        } else if metadata.nlink() > 1 {
-            let seen = links.entry(metadata.ino()).or_insert((0, metadata.nlink(), blocks));
-            seen.0 += 1;
-        } else {
-            total += blocks;
-        }
-    }
-    total + links.values().filter(|(seen, all, _)| seen == all).map(|(_, _, b)| b).sum::<u64>()
-}

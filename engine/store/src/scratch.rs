@@ -14,8 +14,8 @@ use std::sync::{Mutex, PoisonError, mpsc};
 use rustix::fs::{FlockOperation, IFlags, flock, ioctl_getflags, ioctl_setflags};
 
 use crate::Result;
+use crate::descend::remove_tree;
 use crate::error::IoContext;
-use crate::remove_tree::remove_tree;
 
 /// The name of the lock file in a directory.
 const LOCK: &str = "lock";
