@@ -54,9 +54,12 @@ fn tables() -> Result<String> {
     loop {
         let (length, _) = recv(&socket, &mut buffer[..], RecvFlags::empty())?;
         answer.extend(&buffer[..length]);
-        // NLMSG_DONE is the type of the last message.
-        if buffer[4] == 3 {
-            return Ok(String::from_utf8_lossy(&answer).into_owned());
+        match buffer[4] {
+            // NLMSG_ERROR
+            2 => bail!("nf_tables are not shown to this user"),
+            // NLMSG_DONE is the type of the last message.
+            3 => return Ok(String::from_utf8_lossy(&answer).into_owned()),
+            _ => {}
         }
     }
 }

@@ -34,8 +34,8 @@ mod wasi;
 
 pub use cofferdam_component::{Limits, Warning};
 pub use cofferdam_exec_linux::{
-    Input, Limits as StepLimits, NetworkConfig, NetworkMode, ParseSubnetError, Streams, Subnet,
-    Swap, TerminalEvent, TerminalSize, host_address,
+    Chosen as StepNetwork, Input, Limits as StepLimits, NetworkConfig, NetworkKind, NetworkMode,
+    ParseSubnetError, Streams, Subnet, Swap, TerminalEvent, TerminalSize, host_address,
 };
 pub use cofferdam_export::{
     Annotations, Compression, ImageOptions, LayoutFormat, LoadTargets, Loaded, Others, Place,

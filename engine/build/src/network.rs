@@ -1,12 +1,32 @@
 //! What a step has to be told about the network that it is going to be in.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
-use cofferdam_exec_linux::NetworkKind;
+use cofferdam_exec_linux::{Chosen, NetworkKind};
 use cofferdam_llb::NetMode;
 
 use crate::engine::Shared;
-use crate::{Error, Resolver};
+use crate::{Engine, Error, Resolver};
+
+impl Engine {
+    /// Finds out what network steps get that ask for none by name.
+    ///
+    /// # Errors
+    /// When no step can be run, or the configured network cannot be had.
+    pub async fn step_network(&self) -> Result<Arc<Chosen>, Error> {
+        self.shared.check_steps()?;
+        chosen(&self.shared).await
+    }
+}
+
+async fn chosen(engine: &Shared) -> Result<Arc<Chosen>, Error> {
+    engine.runner().await?.network().await.map_err(|source| Error::Sandbox {
+        command: "set up".into(),
+        source,
+        kept: false,
+    })
+}
 
 /// What was found out for a step.
 pub(crate) struct Found {
@@ -24,11 +44,7 @@ pub(crate) async fn find(engine: &Shared, mode: NetMode) -> Result<Found, Error>
         NetMode::Host | NetMode::None => return Ok(in_host()),
         NetMode::Sandbox => {}
     }
-    let chosen = engine.runner().await?.network().await.map_err(|source| Error::Sandbox {
-        command: "set up".into(),
-        source,
-        kept: false,
-    })?;
+    let chosen = chosen(engine).await?;
     tracing::debug!(target: "network", "steps get {}, for lack of {:?}", chosen.kind, chosen.lacking);
     match chosen.kind {
         NetworkKind::Host if chosen.lacking.is_empty() => Ok(in_host()),

@@ -89,9 +89,10 @@ fn main() -> ExitCode {
             let repair = if dry_run { Repair::Report } else { Repair::Drop };
             setup().and_then(|setup| storage::verify(&setup.root, repair))
         }
-        Command::Platforms(args) => {
-            platforms::show(args.format, file.as_deref(), qemu_dir.clone()).map(done)
-        }
+        Command::Platforms(args) => match setup() {
+            Ok(setup) => return platforms::run(args.format, setup, style).into(),
+            Err(error) => Err(error),
+        },
         Command::Version => {
             // A reader that went away has no use for it.
             let _ = writeln!(io::stdout(), "cofferdam {}", env!("CARGO_PKG_VERSION"));

@@ -1,36 +1,129 @@
-//! The command `cofferdam platforms`: what this machine can run, and how.
+//! The command `cofferdam platforms`: what this machine can run, how, and with which walls.
 
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use cofferdam_build::{How, INSTALL_QEMU, Means, Missing, Runnable, platforms};
+use cofferdam_build::{
+    Config, Engine, How, INSTALL_QEMU, Means, Missing, NetworkKind, Privilege, Runnable,
+    StepNetwork, platforms,
+};
 use serde_json::{Value, json};
 
 use crate::args::Format;
-use crate::config::{self, Settings};
-use crate::error::Error;
-use crate::root;
+use crate::error::{Error, exit};
+use crate::report::Style;
+use crate::run::{self, Setup};
 
-/// Runs the command.
-///
-/// # Errors
-/// When the configuration cannot be read, or nobody takes the answer.
-pub fn show(format: Format, file: Option<&Path>, qemu_dir: Option<PathBuf>) -> Result<(), Error> {
-    let env = |name: &str| std::env::var_os(name);
-    let settings = config::apply(file, &env, Settings::default())?;
-    let found = platforms(root::qemu_directories(qemu_dir.or(settings.qemu_dir), &env));
+/// Runs the command and gives its exit code.
+pub fn run(format: Format, setup: Setup, style: Style) -> u8 {
+    match run::configure(setup, &[]) {
+        Ok(config) => run::block_on(show(format, config), style),
+        Err(error) => run::tell_error(&error, style),
+    }
+}
+
+async fn show(format: Format, config: Config) -> Result<u8, Error> {
+    let found = platforms(config.qemu_directories.clone());
+    // Whoever can run no steps can see what others could.
+    let steps = Steps::find(config).await;
     let text = match format {
-        Format::Text => text(&found),
+        Format::Text => text(&found) + &describe_steps(&steps),
         Format::Json => {
             let found: Vec<Value> = found.iter().map(to_json).collect();
-            format!("{:#}\n", json!({ "platforms": found }))
+            let steps = steps_to_json(&steps);
+            format!("{:#}\n", json!({ "platforms": found, "linux-steps": steps }))
         }
     };
     io::stdout().write_all(text.as_bytes()).map_err(|source| Error::File {
         action: "write the platforms to",
         path: "/dev/stdout".into(),
         source,
-    })
+    })?;
+    Ok(exit::OK)
+}
+
+/// What is around the steps that run on this machine's kernel.
+struct Steps {
+    user_namespace: UserNamespace,
+    /// Where the configured one cannot be had: why.
+    network: Result<Arc<StepNetwork>, String>,
+}
+
+/// Which user namespace steps are in.
+enum UserNamespace {
+    /// One that is nobody else's.
+    Own,
+    /// That of the user, who is no other.
+    Users,
+    /// The one that the program is in.
+    Programs {
+        /// Why they have none of their own.
+        why: String,
+    },
+}
+
+impl Steps {
+    async fn find(config: Config) -> Result<Self, Error> {
+        let privilege = config.privilege.clone();
+        let engine = Engine::open(config)?;
+        let user_namespace = match (engine.shared_user_namespace().await?, privilege) {
+            (None, _) => UserNamespace::Own,
+            (Some(_), Privilege::Namespace) => UserNamespace::Users,
+            (Some(why), Privilege::Root | Privilege::None { .. }) => {
+                UserNamespace::Programs { why }
+            }
+        };
+        let network = engine.step_network().await.map_err(|error| error.to_string());
+        engine.shutdown().await;
+        Ok(Self { user_namespace, network })
+    }
+}
+
+fn describe_steps(steps: &Result<Steps, String>) -> String {
+    let Steps { user_namespace, network } = match steps {
+        Ok(steps) => steps,
+        Err(why) => return format!("\nNo steps on Linux can be run here: {why}\n"),
+    };
+    let user_namespace = match user_namespace {
+        UserNamespace::Own => "their own, in which root is nobody on the host".to_owned(),
+        UserNamespace::Users => "the user's, with the user's subordinate ids".to_owned(),
+        UserNamespace::Programs { why } => format!("none of their own: {why}"),
+    };
+    let (network, lacking) = match network {
+        Ok(chosen) => (chosen.kind.to_string(), chosen.lacking.as_slice()),
+        Err(why) => (format!("none: {why}"), [].as_slice()),
+    };
+    let mut text = format!("\nUSER NAMESPACE  {user_namespace}\nNETWORK         {network}\n");
+    for why in lacking {
+        text += &format!("                for lack of a better one: {why}\n");
+    }
+    text
+}
+
+fn steps_to_json(steps: &Result<Steps, String>) -> Value {
+    let Steps { user_namespace, network } = match steps {
+        Ok(steps) => steps,
+        Err(why) => return json!({ "missing": why }),
+    };
+    let user_namespace = match user_namespace {
+        UserNamespace::Own => json!({ "kind": "own" }),
+        UserNamespace::Users => json!({ "kind": "user" }),
+        UserNamespace::Programs { why } => json!({ "kind": "none", "missing": why }),
+    };
+    let network = match network {
+        Ok(chosen) => {
+            let mut value = match chosen.kind {
+                NetworkKind::Nat(subnet) => json!({ "kind": "nat", "subnet": subnet.to_string() }),
+                NetworkKind::Imitated(imitator) => json!({ "kind": imitator.name() }),
+                NetworkKind::Host => json!({ "kind": "host" }),
+                NetworkKind::None => json!({ "kind": "none" }),
+            };
+            value["lacking"] = json!(chosen.lacking);
+            value
+        }
+        Err(why) => json!({ "missing": why }),
+    };
+    json!({ "user-namespace": user_namespace, "network": network })
 }
 
 fn text(found: &[Runnable]) -> String {
@@ -91,6 +184,49 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
+
+    #[test]
+    fn what_is_around_steps_and_why_it_is_no_better() {
+        let check = |user_namespace, network, expected: expect_test::Expect| {
+            let steps = Ok(Steps { user_namespace, network });
+            expected.assert_eq(&format!("{}{}", describe_steps(&steps), steps_to_json(&steps)));
+        };
+        let subnet = "10.199.0.0/16".parse().expect("a subnet");
+        let nat = StepNetwork { kind: NetworkKind::Nat(subnet), lacking: Vec::new() };
+        check(
+            UserNamespace::Own,
+            Ok(nat.into()),
+            expect![[r#"
+
+                USER NAMESPACE  their own, in which root is nobody on the host
+                NETWORK         addresses of 10.199.0.0/16 behind the host's
+                {"network":{"kind":"nat","lacking":[],"subnet":"10.199.0.0/16"},"user-namespace":{"kind":"own"}}"#]],
+        );
+        let lacking = ["no nf_tables", "no slirp4netns"].map(str::to_owned).into();
+        check(
+            UserNamespace::Programs { why: "the kernel has none".into() },
+            Ok(StepNetwork { kind: NetworkKind::Host, lacking }.into()),
+            expect![[r#"
+
+                USER NAMESPACE  none of their own: the kernel has none
+                NETWORK         the host's network
+                                for lack of a better one: no nf_tables
+                                for lack of a better one: no slirp4netns
+                {"network":{"kind":"host","lacking":["no nf_tables","no slirp4netns"]},"user-namespace":{"kind":"none","missing":"the kernel has none"}}"#]],
+        );
+        check(
+            UserNamespace::Users,
+            Err("looking for the program `pasta`: entity not found".into()),
+            expect![[r#"
+
+                USER NAMESPACE  the user's, with the user's subordinate ids
+                NETWORK         none: looking for the program `pasta`: entity not found
+                {"network":{"missing":"looking for the program `pasta`: entity not found"},"user-namespace":{"kind":"user"}}"#]],
+        );
+        let none = Err("/etc/subuid gives user `me` no range of ids".to_owned());
+        assert!(describe_steps(&none).contains("No steps on Linux can be run here: /etc/subuid"));
+        assert_eq!(steps_to_json(&none)["missing"], "/etc/subuid gives user `me` no range of ids");
+    }
 
     #[test]
     fn each_platform_has_a_line() {

@@ -196,7 +196,10 @@ impl Maker {
         let mut lacking = Vec::new();
         for mode in [NetworkMode::Nat, NetworkMode::Slirp4netns, NetworkMode::Pasta] {
             match self.choose(mode) {
-                Ok(choice) => return choice,
+                Ok(Choice { chosen, connection }) => {
+                    let chosen = Arc::new(Chosen { kind: chosen.kind, lacking });
+                    return Choice { chosen, connection };
+                }
                 Err(error) => lacking.push(error.to_string()),
             }
         }
