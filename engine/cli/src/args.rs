@@ -73,7 +73,7 @@ pub enum Command {
     /// Look after the state directory
     #[command(subcommand)]
     Store(Store),
-    /// Show which platforms steps can run for on this machine, and how
+    /// Show which platforms steps can run for on this machine, how, and what is around them
     Platforms(Platforms),
     /// Print the version
     Version,

@@ -63,17 +63,21 @@ enum UserNamespace {
 }
 
 impl Steps {
-    async fn find(config: Config) -> Result<Self, Error> {
-        let privilege = config.privilege.clone();
-        let engine = Engine::open(config)?;
-        let user_namespace = match (engine.shared_user_namespace().await?, privilege) {
-            (None, _) => UserNamespace::Own,
-            (Some(_), Privilege::Namespace) => UserNamespace::Users,
-            (Some(why), Privilege::Root | Privilege::None { .. }) => {
-                UserNamespace::Programs { why }
-            }
+    /// Looks at what there is; if no steps can be run, the error says why.
+    async fn find(config: Config) -> Result<Self, String> {
+        let users = match &config.privilege {
+            Privilege::Root => false,
+            Privilege::Namespace => true,
+            Privilege::None { why } => return Err(why.clone()),
         };
-        let network = engine.step_network().await.map_err(|error| error.to_string());
+        let told = |error: cofferdam_build::Error| error.to_string();
+        let engine = Engine::open(config).map_err(told)?;
+        let user_namespace = match engine.shared_user_namespace().await.map_err(told)? {
+            None => UserNamespace::Own,
+            Some(_) if users => UserNamespace::Users,
+            Some(why) => UserNamespace::Programs { why },
+        };
+        let network = engine.step_network().await.map_err(told);
         engine.shutdown().await;
         Ok(Self { user_namespace, network })
     }

@@ -10,7 +10,9 @@ use cofferdam_tests::cofferdam::{Who, exit};
 use cofferdam_tests::command::{command, run};
 use cofferdam_tests::oci::digest_of;
 use cofferdam_tests::tree::Kind;
-use cofferdam_tests::{Build, Cofferdam, Context, Layout, Tree, bases, needs_root, unpacked};
+use cofferdam_tests::{
+    Build, Cofferdam, Context, Layout, Tree, bases, needs_root, needs_steps, unpacked,
+};
 use serde_json::Value;
 
 use crate::World;
@@ -504,6 +506,20 @@ fn the_platforms_of_this_machine_are_listed() -> Result<()> {
     assert_eq!(arm64["how"], "qemu");
     assert_eq!(arm64["program"], "/usr/bin/qemu-aarch64-static");
     assert!(arm64["version"].as_str().is_some_and(|version| !version.is_empty()));
+    // What is around steps depends on who asks.
+    let steps = &json["linux-steps"];
+    if needs_steps() {
+        let why = steps["missing"].as_str().context("why there are none")?;
+        assert!(text.contains(&format!("No steps on Linux can be run here: {why}\n")), "{text}");
+    } else if needs_root("a user namespace and a network of steps' own") {
+        assert_eq!(steps["user-namespace"]["kind"], "user");
+        assert!(text.contains("for lack of a better one: "), "{text}");
+    } else {
+        assert_eq!(steps["user-namespace"]["kind"], "own");
+        assert_eq!(steps["network"]["kind"], "nat");
+        let subnet = steps["network"]["subnet"].as_str().context("a subnet")?;
+        assert!(text.contains(&format!("addresses of {subnet} behind the host's\n")), "{text}");
+    }
     let nothing = list(&["--qemu-dir", "/nonexistent"])?;
     let text = String::from_utf8(nothing.stdout)?;
     assert!(text.contains("linux/arm64") && text.contains("no qemu-aarch64-static"), "{text}");
