@@ -8,8 +8,9 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{Access, AtFlags, Mode, OFlags, access, mkdirat, openat, unlinkat};
 use serde::{Deserialize, Serialize};
@@ -155,15 +156,46 @@ fn inherit_cpuset(directory: &Path) {
     }
 }
 
+/// The process that leaves are made for, which their names begin with.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Engine {
+    process: u32,
+    /// The inode of its pid namespace: the number says nothing in another one.
+    namespace: u64,
+}
+
+impl Engine {
+    /// The process that calls this.
+    pub fn this() -> Self {
+        let namespace = fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| metadata.ino());
+        Self { process: std::process::id(), namespace }
+    }
+
+    /// What the names of its leaves begin with. No earlier process with its number had the same.
+    pub fn prefix(&self) -> String {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        format!("{}-{:x}-{:x}", self.process, self.namespace, now.as_nanos())
+    }
+
+    /// Whose leaf has this name.
+    fn of(leaf: &str) -> Option<Self> {
+        let mut parts = leaf.split('-');
+        let process = parts.next()?.parse().ok()?;
+        Some(Self { process, namespace: u64::from_str_radix(parts.next()?, 16).ok()? })
+    }
+
+    /// Whether it is known that there is no such process any more.
+    fn is_gone(&self) -> bool {
+        self.namespace == Self::this().namespace
+            && !Path::new("/proc").join(self.process.to_string()).exists()
+    }
+}
+
 /// Removes the leaves of engines that are gone, of which nobody else will.
 fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.filter_map(Result::ok) {
-        let name = entry.file_name();
-        let engine = name.to_str().and_then(|name| name.split_once('-')?.0.parse::<u32>().ok());
-        if let Some(engine) = engine
-            && !Path::new("/proc").join(engine.to_string()).exists()
-        {
+        if entry.file_name().to_str().and_then(Engine::of).is_some_and(|engine| engine.is_gone()) {
             // A leaf with processes stays: a helper is still there, and removes it.
             _ = fs::remove_dir(entry.path());
         }
@@ -188,6 +220,7 @@ fn own_cgroup<'a>(own: &'a str, controller: &str) -> &'a str {
 /// The cgroups of one step, as descriptors: they work whatever is mounted where.
 #[derive(Debug, Default)]
 pub struct Leaf {
+    hosts: Hierarchies,
     name: String,
     directories: Vec<Directory>,
     /// Which of `directories` is the unified one.
@@ -205,47 +238,33 @@ struct Directory {
 }
 
 impl Leaf {
-    /// Makes the cgroups of a step and sets its limits.
-    ///
-    /// # Errors
-    /// If a limit was asked for that cannot be set; says which.
-    pub fn new(
-        hosts: &Hierarchies,
-        name: &str,
-        limits: &Limits,
-    ) -> Result<Self, (String, io::Error)> {
+    /// Makes the cgroup that any step has, where there is one to be had.
+    pub fn new(hosts: Hierarchies, name: &str) -> Self {
         let mut leaf = Self { name: name.to_owned(), ..Self::default() };
-        match leaf.set_up(hosts, limits) {
-            Ok(()) => Ok(leaf),
-            Err(error) => {
-                leaf.remove();
-                Err(error)
-            }
-        }
+        leaf.unified = hosts.unified.as_deref().and_then(|parent| leaf.make(parent).ok());
+        leaf.hosts = hosts;
+        leaf
     }
 
-    fn set_up(&mut self, hosts: &Hierarchies, limits: &Limits) -> Result<(), (String, io::Error)> {
-        if let Some(parent) = &hosts.unified {
-            self.unified = self.make(parent).ok();
-        }
+    /// Sets a step's limits.
+    ///
+    /// # Errors
+    /// If one was asked for that cannot be set; says which.
+    pub fn limit(&mut self, limits: &Limits) -> Result<(), (String, io::Error)> {
         for limit in wanted(limits) {
-            self.set(hosts, limit.controller, &limit.values)
+            self.set(limit.controller, &limit.values)
                 .map_err(|error| (format!("limiting {limit}"), error))?;
         }
         Ok(())
     }
 
     /// Sets a limit in whichever hierarchy has the controller.
-    fn set(
-        &mut self,
-        hosts: &Hierarchies,
-        controller: Controller,
-        values: &[Value],
-    ) -> io::Result<()> {
-        let v1 = hosts.v1.iter().find(|(v1, _)| *v1 == controller);
-        let (index, v2) = match (self.unified, v1) {
-            (Some(index), _) if hosts.unified_controllers.contains(&controller) => (index, true),
-            (_, Some((_, parent))) => (self.make(parent)?, false),
+    fn set(&mut self, controller: Controller, values: &[Value]) -> io::Result<()> {
+        let on_v2 = self.hosts.unified_controllers.contains(&controller);
+        let v1 = self.hosts.v1.iter().find(|(v1, _)| *v1 == controller);
+        let (index, v2) = match (self.unified, v1.map(|(_, parent)| parent.clone())) {
+            (Some(index), _) if on_v2 => (index, true),
+            (_, Some(parent)) => (self.make(&parent)?, false),
             _ => return Err(no_controller(controller)),
         };
         if controller == Controller::Memory {
@@ -466,7 +485,8 @@ mod tests {
             ..Limits::default()
         };
         let name = format!("{}-limits", std::process::id());
-        let mut leaf = Leaf::new(&hosts, &name, &limits).expect("root can limit");
+        let mut leaf = Leaf::new(hosts.clone(), &name);
+        leaf.limit(&limits).expect("root can limit");
         let has = |file: &str| {
             let read = |index| leaf.read(index, file).ok();
             (0..leaf.directories.len()).find_map(read).map(|text| text.trim().to_owned())
@@ -496,15 +516,22 @@ mod tests {
         let hosts = Hierarchies::discover(name);
         let parent = hosts.unified.clone().or(hosts.v1.first().map(|v1| v1.1.clone()));
         let parent = parent.expect("root has a hierarchy");
+        let this = Engine::this();
+        assert_eq!(Engine::of(&format!("{}-0", this.prefix())), Some(Engine::this()));
         // No process has a number above the limit.
-        let (gone, own) =
-            (parent.join("4194305-1-0"), parent.join(format!("{}-1-0", std::process::id())));
-        for leaf in [&gone, &own] {
+        let process = 4_194_305;
+        let gone = Engine { process, namespace: this.namespace };
+        let elsewhere = Engine { process, namespace: this.namespace + 1 };
+        let [gone, elsewhere, own] =
+            [gone, elsewhere, this].map(|engine| parent.join(format!("{}-0", engine.prefix())));
+        for leaf in [&gone, &elsewhere, &own] {
             fs::create_dir_all(leaf).unwrap();
         }
         Hierarchies::discover(name);
         assert!(!gone.exists(), "it is left");
-        assert!(own.exists(), "it was not ours to remove");
-        fs::remove_dir(own).unwrap();
+        for leaf in [elsewhere, own] {
+            assert!(leaf.exists(), "it was not ours to remove");
+            fs::remove_dir(leaf).unwrap();
+        }
     }
 }

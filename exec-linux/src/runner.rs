@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::authorize::{Authorized, authorize};
-use crate::cgroup::Hierarchies;
+use crate::cgroup::{Engine, Hierarchies};
 use crate::emulation::binfmt::Registry;
 use crate::emulation::{Emulators, Execution};
 use crate::error::Error;
@@ -31,7 +31,7 @@ use crate::seccomp::native_filter;
 use crate::step::{Network, Security, Step};
 use crate::streams::{Connection, Stream, Streams, pump};
 use crate::user_namespace::UserNamespace;
-use crate::wire::{self, Lent, Message, Order, Report, Task};
+use crate::wire::{self, Lent, Message, Order, Preparation, Report, Task};
 
 /// How steps are run on this host.
 #[derive(Debug, Clone)]
@@ -73,6 +73,7 @@ pub struct Runner {
 struct Shared {
     program: SealedProgram,
     filter: Vec<u8>,
+    /// Nowhere, if an OCI runtime makes the cgroups.
     hierarchies: Hierarchies,
     oci_runtime: Option<PathBuf>,
     /// The steps' user namespace, or why they have none of their own.
@@ -93,6 +94,8 @@ struct Shared {
 /// A helper process that has no order yet.
 #[derive(Debug)]
 struct Helper {
+    /// What its step will be called.
+    id: String,
     process: Child,
     /// Its end, also by this runner's, ends the helper.
     socket: UnixStream,
@@ -166,6 +169,10 @@ impl Shared {
 
     fn start_helper(&self) -> io::Result<Helper> {
         let (ours, theirs) = StdUnixStream::pair()?;
+        let id = format!("{}-{}", self.prefix, self.next.fetch_add(1, Ordering::Relaxed));
+        let preparation = Preparation { id: id.clone(), hierarchies: self.hierarchies.clone() };
+        // The socket holds as much, also before anybody reads it.
+        wire::send(&ours, &preparation)?;
         ours.set_nonblocking(true)?;
         let socket = UnixStream::from_std(ours)?;
         // Nothing but three descriptors goes to the helper, and nothing of our environment. No
@@ -175,7 +182,7 @@ impl Shared {
         // A group of its own: what a terminal sends on Ctrl-C is for the engine to act on.
         command.process_group(0);
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Ok(Helper { process: command.spawn()?, socket })
+        Ok(Helper { id, process: command.spawn()?, socket })
     }
 }
 
@@ -224,19 +231,19 @@ impl Runner {
         let filter = native_filter().ok_or_else(|| {
             Error::Setup("there is no seccomp profile for this machine's architecture".to_owned())
         })?;
-        let started = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| since.as_nanos());
         Ok(Self {
             shared: Arc::new(Shared {
                 program: sealed,
                 filter,
-                hierarchies: Hierarchies::discover(&config.cgroup_parent),
+                hierarchies: match config.oci_runtime {
+                    None => Hierarchies::discover(&config.cgroup_parent),
+                    Some(_) => Hierarchies::default(),
+                },
                 oci_runtime: config.oci_runtime,
                 user_namespace,
                 networks: Networks::new(config.network, own.map(Arc::new)),
                 state_dir,
-                prefix: format!("{}-{started:x}", std::process::id()),
+                prefix: Engine::this().prefix(),
                 next: AtomicU64::new(0),
                 steps: TaskTracker::new(),
                 ready: Mutex::default(),
@@ -326,7 +333,6 @@ async fn supervise(
     cancel: CancellationToken,
 ) -> Result<Exit, Error> {
     let starting = Error::helper("starting the sandbox helper");
-    let number = shared.next.fetch_add(1, Ordering::Relaxed);
     let Authorized(mut step) = step;
     if shared.oci_runtime.is_some() && matches!(step.execution, Execution::Emulated(_)) {
         // It makes a user namespace of its own, in which no emulator is registered.
@@ -338,9 +344,9 @@ async fn supervise(
         // Whoever does not listen does not miss it.
         _ = streams.output.send((Stream::Stderr, text.into())).await;
     }
-    let hierarchies = match step.cgroup_parent.as_str() {
-        "" => shared.hierarchies.clone(),
-        parent => Hierarchies::below(parent),
+    let hierarchies = match (step.cgroup_parent.as_str(), &shared.oci_runtime) {
+        ("", _) | (_, Some(_)) => None,
+        (parent, None) => Some(Hierarchies::below(parent)),
     };
     let network = step.network;
     // Some networks end with this value.
@@ -350,8 +356,9 @@ async fn supervise(
     };
     let lent = shared.lend(&step, namespace.as_ref());
     let (lent, descriptors): (Vec<Lent>, Vec<BorrowedFd<'_>>) = lent.unzip();
+    let Helper { id, process: mut helper, mut socket } = shared.helper().map_err(starting)?;
     let order = wire::encode(&Task::Step(Box::new(Order {
-        id: format!("{}-{number}", shared.prefix),
+        id,
         step,
         state_dir: shared.state_dir.clone(),
         hierarchies,
@@ -361,7 +368,6 @@ async fn supervise(
         lent,
     })));
     let Streams { input, output } = streams;
-    let Helper { process: mut helper, mut socket } = shared.helper().map_err(starting)?;
     let stdout = helper.stdout.take().expect("the helper's stdout is piped");
     let stderr = helper.stderr.take().expect("the helper's stderr is piped");
     let (reader, mut writer) = socket.split();

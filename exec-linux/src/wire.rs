@@ -1,8 +1,9 @@
 //! What the engine and the helper say to each other over their socket: frames of a length and a
-//! postcard value, with descriptors beside them. The engine sends one [`Task`] and then nothing;
-//! its end of the socket going away means "kill the step". The helper side sends [`Message`]s.
+//! postcard value, with descriptors beside them. The engine sends a [`Preparation`], when there is
+//! a step one [`Task`], and then nothing; its end of the socket going away means "kill the step".
+//! The helper side sends [`Message`]s.
 
-use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -17,7 +18,16 @@ use crate::cgroup::Hierarchies;
 use crate::step::Step;
 use crate::streams::InputKind;
 
-/// What the helper is told, once.
+/// What the helper needs to know to make things ahead, before there is a step.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Preparation {
+    /// As in the [`Order`] to come.
+    pub id: String,
+    /// Where the cgroups of a step are made that does not say where.
+    pub hierarchies: Hierarchies,
+}
+
+/// What the helper is told then, once.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Task {
     /// To run a step.
@@ -35,8 +45,8 @@ pub struct Order {
     pub step: Step,
     /// A directory that the helper may use for this engine.
     pub state_dir: PathBuf,
-    /// Where cgroups can be made.
-    pub hierarchies: Hierarchies,
+    /// Where the cgroups are to be made, if not where they are ahead of the step.
+    pub hierarchies: Option<Hierarchies>,
     /// The compiled seccomp filter: `struct sock_filter`s in memory order.
     pub filter: Vec<u8>,
     /// The OCI runtime that runs the step; the helper itself does if there is none.
@@ -136,7 +146,16 @@ pub fn send<T: Serialize>(mut to: impl Write, value: &T) -> io::Result<()> {
     to.write_all(&encode(value))
 }
 
-/// Reads the first frame, with the descriptors that come with it.
+/// Reads a frame that comes without descriptors, and nothing of what follows it.
+pub fn receive_plain<T: DeserializeOwned>(mut from: impl Read) -> io::Result<T> {
+    let mut length = [0; 4];
+    from.read_exact(&mut length)?;
+    let mut body = vec![0; u32::from_le_bytes(length) as usize];
+    from.read_exact(&mut body)?;
+    postcard::from_bytes(&body).map_err(io::Error::other)
+}
+
+/// Reads the last frame, with the descriptors that come with it.
 pub fn receive<T: DeserializeOwned>(from: impl AsFd) -> io::Result<(T, Vec<OwnedFd>)> {
     let (mut bytes, mut descriptors) = (Vec::new(), Vec::new());
     loop {

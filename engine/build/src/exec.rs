@@ -146,9 +146,12 @@ pub(crate) async fn run(
             progress.log(stream, data);
         }
     };
-    let finished = async { tokio::join!(running, logging) };
-    let (ended, ()) = tokio::select! {
-        finished = finished => finished,
+    let store = engine.store.clone();
+    // If it cannot be made, the next step tries again and says why.
+    let ahead = blocking(move || Ok(store.prepare_step_dir()?));
+    let finished = async { tokio::join!(running, logging, ahead) };
+    let ended = tokio::select! {
+        (ended, (), _) = finished => ended,
         error = beyond_limit(&engine.store, watches) => return Err(error),
     };
     let valid = &exec.meta.valid_exit_codes;

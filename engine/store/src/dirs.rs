@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Transaction, params};
 
@@ -44,6 +44,25 @@ impl Drop for NewDir {
     fn drop(&mut self) {
         if !self.0.as_os_str().is_empty() {
             scratch::remove(&self.0);
+        }
+    }
+}
+
+/// A step's directory that no step has yet.
+#[derive(Debug, Default)]
+pub(crate) struct Spare(Mutex<Option<NewDir>>);
+
+impl Spare {
+    fn lock(&self) -> MutexGuard<'_, Option<NewDir>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Spare {
+    /// Leaves it to the next process: to remove it takes the disk milliseconds.
+    fn drop(&mut self) {
+        if let Some(dir) = self.lock().take() {
+            dir.keep();
         }
     }
 }
@@ -111,15 +130,8 @@ impl Store {
     /// # Errors
     /// When the directory cannot be made.
     pub fn new_layer_dir(&self) -> Result<LayerDir> {
-        let id = LayerId(self.next_id()?);
-        let dir = self.new_dir(id)?;
-        for name in ["fs", "work"] {
-            let path = dir.path().join(name);
-            fs::create_dir(&path).io("cannot create", &path)?;
-            // Whatever the umask is: this becomes the root directory that a step sees.
-            fs::set_permissions(&path, Permissions::from_mode(0o755)).io("cannot chmod", &path)?;
-        }
-        Ok(LayerDir { id, dir, room: Arc::new(self.reservation()) })
+        let dir = self.new_overlay_dir()?;
+        self.start_layer(dir)
     }
 
     /// Starts a layer that a step will fill, with some room for what is not known yet.
@@ -127,15 +139,50 @@ impl Store {
     /// # Errors
     /// When the directory cannot be made or there is no room.
     pub fn new_step_dir(&self) -> Result<LayerDir> {
-        let dir = self.new_layer_dir()?;
+        let spare = self.spare().lock().take();
+        let dir = match spare {
+            Some(dir) => dir,
+            None => self.new_overlay_dir()?,
+        };
+        let dir = self.start_layer(dir)?;
         dir.reserve(self.step_room())?;
         Ok(dir)
     }
 
-    fn new_dir(&self, id: LayerId) -> Result<NewDir> {
+    /// Makes the directory ahead that the next step will fill: a file system that keeps
+    /// directories apart looks a while for a place.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn prepare_step_dir(&self) -> Result<()> {
+        let mut spare = self.spare().lock();
+        if spare.is_none() {
+            *spare = Some(self.new_overlay_dir()?);
+        }
+        Ok(())
+    }
+
+    fn start_layer(&self, dir: NewDir) -> Result<LayerDir> {
+        let id = LayerId(self.next_id()?);
+        Ok(LayerDir { id, dir, room: Arc::new(self.reservation()) })
+    }
+
+    /// Makes a directory with what an overlay writes to.
+    fn new_overlay_dir(&self) -> Result<NewDir> {
+        let dir = self.new_dir()?;
+        for name in ["fs", "work"] {
+            let path = dir.path().join(name);
+            fs::create_dir(&path).io("cannot create", &path)?;
+            // Whatever the umask is: this becomes the root directory that a step sees.
+            fs::set_permissions(&path, Permissions::from_mode(0o755)).io("cannot chmod", &path)?;
+        }
+        Ok(dir)
+    }
+
+    fn new_dir(&self) -> Result<NewDir> {
         let tmp = self.tmp_dir();
         let dir = tempfile::Builder::new()
-            .prefix(&format!("layer-{id}-"))
+            .prefix("layer-")
             .permissions(Permissions::from_mode(0o755))
             .tempdir_in(tmp)
             .io("cannot create a directory in", tmp)?;
@@ -161,7 +208,7 @@ impl Store {
     /// When it cannot be written; then nothing of it is in the store.
     pub fn commit_virtual(&self, root: Node) -> Result<HeldLayer> {
         let id = LayerId(self.next_id()?);
-        let dir = self.new_dir(id)?;
+        let dir = self.new_dir()?;
         self.commit(id, dir, root)
     }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 use rusqlite::{Connection, params};
 
 use crate::claims::ClaimFile;
+use crate::dirs::Spare;
 use crate::error::IoContext;
 use crate::holds::{Holds, Object};
 use crate::removal::Gone;
@@ -45,6 +46,7 @@ struct Inner {
     /// The most that the directory may take on the disk.
     limit: Option<u64>,
     scratch: Scratch,
+    spare: Spare,
     holds: Arc<Holds>,
     claims: ClaimFile,
     /// What the directory takes besides what is counted, and when that was looked at.
@@ -102,6 +104,7 @@ impl Store {
                 root: root.to_owned(),
                 limit,
                 scratch,
+                spare: Spare::default(),
                 holds: Arc::default(),
                 claims: ClaimFile::open(&root.join("tmp/claims"))?,
                 overhead: Mutex::default(),
@@ -166,6 +169,10 @@ impl Store {
     /// The number of this process among those that use the directory.
     pub(crate) fn session(&self) -> i64 {
         self.inner.scratch.number()
+    }
+
+    pub(crate) fn spare(&self) -> &Spare {
+        &self.inner.spare
     }
 
     pub(crate) fn scratch(&self) -> &Scratch {

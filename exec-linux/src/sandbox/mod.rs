@@ -37,7 +37,8 @@ use crate::rootless;
 use crate::step::{Network, Security, Step};
 use crate::user_namespace::{self, Ids};
 use crate::wire::{
-    Failure, FailureKind, Lent, Message, Order, Report, Task, read_with, receive, send, send_with,
+    Failure, FailureKind, Lent, Message, Order, Preparation, Report, Task, read_with, receive,
+    receive_plain, send, send_with,
 };
 
 use device_nodes::Listener;
@@ -94,18 +95,30 @@ fn helper() -> ! {
     let Ok(socket) = take_socket() else { exit(70) };
     // What needs no order is done before there is one: a step finds its helper waiting.
     let device_filter = device_filter::load().ok();
+    // Without a word the engine is gone, and nothing is made for it.
+    let Ok(Preparation { id, hierarchies }) = receive_plain(&socket) else { exit(0) };
+    let mut cgroup = Leaf::new(hierarchies, &id);
     let report = match receive::<Task>(&socket) {
         Ok((Task::Close, _slow)) => {
+            cgroup.remove();
             // The engine must not be the last to have it.
             _ = io::copy(&mut &socket, &mut io::sink());
             exit(0)
         }
         Ok((Task::Step(order), descriptors)) => {
             let lent = Namespaces::new(&order.lent, descriptors);
-            monitor(&order, &lent, &socket, device_filter).unwrap_or_else(Report::Failed)
+            if let Some(elsewhere) = &order.hierarchies {
+                cgroup.remove();
+                cgroup = Leaf::new(elsewhere.clone(), &id);
+            }
+            let ended = monitor(&order, &lent, &socket, device_filter, &mut cgroup);
+            cgroup.kill();
+            let ended = ended.map(|report| add_memory_verdict(report, &cgroup));
+            ended.unwrap_or_else(Report::Failed)
         }
         Err(error) => Report::Failed(failure("reading the order".to_owned(), error)),
     };
+    cgroup.remove();
     // An engine that is gone does not read it.
     _ = send(&socket, &Message::Ended(report));
     exit(0)
@@ -183,6 +196,7 @@ fn monitor(
     namespaces: &Namespaces,
     socket: &UnixStream,
     device_filter: Option<OwnedFd>,
+    cgroup: &mut Leaf,
 ) -> Result<Report> {
     let step = &order.step;
     umask(Mode::empty());
@@ -192,46 +206,34 @@ fn monitor(
     if order.oci_runtime.is_some() {
         oci::refuse(order, host.privilege)?;
     }
-    // A runtime makes its own.
-    let ours = order.oci_runtime.is_none();
-    let mut cgroup = match ours {
-        true => Leaf::new(&order.hierarchies, &order.id, &step.limits),
-        false => Ok(Leaf::default()),
-    }
-    .map_err(|(doing, error)| failure(doing, error))?;
-    let report = (|| {
-        let devices_guarded = match (step.security, cgroup.unified(), device_filter) {
-            (Security::Insecure, ..) => true,
-            // The kernel lets nobody make one.
-            _ if host.privilege == Privilege::Namespace => true,
-            (Security::Sandbox, Some(unified), Some(filter)) => {
-                device_filter::attach(&filter, unified).is_ok()
-            }
-            (Security::Sandbox, ..) => false,
-        };
-        enter_namespaces(namespaces, step.network)?;
-        rustix::system::sethostname(step.hostname.as_bytes())
-            .doing(|| format!("setting the host name `{}`", step.hostname))?;
-        let mut mounted = Mounted::default();
-        let user = namespaces.user.as_ref().map(AsFd::as_fd);
-        let ended = match &order.oci_runtime {
-            Some(runtime) => oci::run(order, runtime, namespaces, &mut mounted, socket, &host),
-            None => mounts::build(order, host.privilege, user, devices_guarded, &mut mounted)
-                .and_then(|()| {
-                    run(order, namespaces, &mounted, &cgroup, devices_guarded, socket, &host)
-                }),
-        };
-        // Back to the host, even from half-built mounts: only then can stubs be removed.
-        let left = move_into_link_name_space(host.mounts.as_fd(), Some(LinkNameSpaceType::Mount));
-        mounted.stubs.remove();
-        let report = ended?;
-        left.doing(|| "leaving the step's mount namespace".to_owned())?;
-        Ok(report)
-    })();
-    cgroup.kill();
-    let report = report.map(|report| add_memory_verdict(report, &cgroup));
-    cgroup.remove();
-    report
+    let devices_guarded = match (step.security, cgroup.unified(), device_filter) {
+        (Security::Insecure, ..) => true,
+        // The kernel lets nobody make one.
+        _ if host.privilege == Privilege::Namespace => true,
+        (Security::Sandbox, Some(unified), Some(filter)) => {
+            device_filter::attach(&filter, unified).is_ok()
+        }
+        (Security::Sandbox, ..) => false,
+    };
+    enter_namespaces(namespaces, step.network)?;
+    rustix::system::sethostname(step.hostname.as_bytes())
+        .doing(|| format!("setting the host name `{}`", step.hostname))?;
+    let mut mounted = Mounted::default();
+    let user = namespaces.user.as_ref().map(AsFd::as_fd);
+    let ended = match &order.oci_runtime {
+        Some(runtime) => oci::run(order, runtime, namespaces, &mut mounted, socket, &host),
+        None => (|| {
+            cgroup.limit(&step.limits).map_err(|(doing, error)| failure(doing, error))?;
+            mounts::build(order, host.privilege, user, devices_guarded, &mut mounted)?;
+            run(order, namespaces, &mounted, cgroup, devices_guarded, socket, &host)
+        })(),
+    };
+    // Back to the host, even from half-built mounts: only then can stubs be removed.
+    let left = move_into_link_name_space(host.mounts.as_fd(), Some(LinkNameSpaceType::Mount));
+    mounted.stubs.remove();
+    let report = ended?;
+    left.doing(|| "leaving the step's mount namespace".to_owned())?;
+    Ok(report)
 }
 
 fn add_memory_verdict(report: Report, cgroup: &Leaf) -> Report {

@@ -198,3 +198,27 @@ fn contents_that_are_not_there() {
     // What was half written is gone.
     assert_eq!(fs::read_dir(place.store.tmp_dir()).expect("readable").count(), 1, "only the lock");
 }
+
+#[test]
+fn a_directory_made_ahead_is_the_next_steps() {
+    let place = Place::new();
+    let made = || {
+        let tmp = fs::read_dir(place.store.tmp_dir()).expect("it is there").flatten();
+        tmp.filter(|entry| entry.path().join("work").is_dir()).count()
+    };
+    for _ in 0..2 {
+        place.store.prepare_step_dir().expect("a directory");
+        assert_eq!(made(), 1, "one is enough");
+    }
+    let first = place.store.new_step_dir().expect("a directory");
+    assert_eq!(made(), 1, "it was there");
+    let second = place.store.new_step_dir().expect("a directory");
+    assert_ne!(first.fs(), second.fs());
+    for dir in [&first, &second] {
+        let mode = fs::metadata(dir.fs()).expect("it is there").mode();
+        assert_eq!(
+            (mode & 0o7777, fs::read_dir(dir.work()).expect("readable").count()),
+            (0o755, 0)
+        );
+    }
+}
