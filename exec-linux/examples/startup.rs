@@ -1,8 +1,7 @@
 //! Prints how long a step takes from order to end, beside a plain process in the same loop:
-//! `startup ROOTFS [COUNT [LAYERS [default|host|none]]]`, as root, with that many layers below the
-//! step's own, in that network. The processor time is that of all that is made for it. The
-//! program is its own helper, so build it in release mode; a larger engine starts its helper more
-//! slowly.
+//! `startup ROOTFS [COUNT [LAYERS [default|host|none [MIB]]]]`, as root, with that many layers
+//! below the step's own, in that network, by an engine that has so much memory. The processor time
+//! is that of all that is made for it. The program is its own helper, so build it in release mode.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -28,6 +27,8 @@ async fn measure() -> Result<(), Box<dyn std::error::Error>> {
         Some("none") => Network::None,
         Some(other) => return Err(format!("no network is called `{other}`").into()),
     };
+    let mebibytes: usize = args.next().map_or(Ok(0), |mebibytes| mebibytes.parse())?;
+    let memory = vec![1_u8; mebibytes << 20];
     let dir = tempfile::tempdir()?;
     let runner = Runner::new(Config {
         program: None,
@@ -80,6 +81,7 @@ async fn measure() -> Result<(), Box<dyn std::error::Error>> {
         plain.push(started.elapsed());
     }
     runner.idle().await;
+    drop(memory);
     for (what, mut times) in [("a step", steps), ("a plain process", plain)] {
         times.sort();
         println!("{what}: least {:?}, median {:?} of {count}", times[0], times[count / 2]);
