@@ -138,6 +138,7 @@ fn damage_is_found_repaired_and_not_used() -> Result<()> {
     assert_eq!(fs::read_to_string(out.join("f"))?, "contents");
 
     // A database that is none is told, and repairing starts over.
+    world.cofferdam.settle()?;
     fs::write(world.cofferdam.root().join("state.db"), "this is no database at all".repeat(99))?;
     let failed = world.build(&context).varies("it fails").run()?.ended(4);
     failed.says(&["state.db", "is damaged", "hint: check and repair", "cofferdam store verify"]);
