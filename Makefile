@@ -42,9 +42,10 @@ attacks: setup-test
 attacks-weak: setup-test
 	CARGO="$(CARGO)" tests/attacks/weak.sh
 
-# Formatting, lints as errors, licences and advisories.
+# Formatting, lints as errors, licences and advisories, and whether weaknesses still apply.
 lint: setup-lint
 	$(CARGO) fmt --all --check
+	tests/attacks/weak.sh --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	CARGO="$(CARGO)" scripts/deny.sh
 

@@ -76,7 +76,11 @@ for part in "$@"; do
         need bsdtar libarchive-tools
         need python3 python3
         ;;
-    lint) ;;
+    lint)
+        # Weaknesses are applied to a copy of the tree.
+        need git git
+        need patch patch
+        ;;
     *)
         echo "setup.sh: unknown part \`$part\`: expected build, demo, test or lint" >&2
         exit 2

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Shows that the attack tests notice when an attack works: builds the tree with every weakness of
 # weak/ in it, runs each test that is said to catch one against that, and fails unless each says
-# "the attack works". Arguments are names of tests; without, all are run.
+# "the attack works". Arguments are names of tests; without, all are run. With `--check` it is only
+# looked whether every weakness applies to the tree as it is.
 #
 # The tree is copied to target/weak, and what is compiled already of third parties is linked to.
 set -euo pipefail
@@ -11,18 +12,38 @@ cargo=${CARGO:-cargo}
 target=${CARGO_TARGET_DIR:-$root/target}
 weak=$target/weak
 
+# The files of the tree, each with a NUL behind it; also where it is no checkout of git's.
+files() {
+    if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
+        git ls-files -z --cached --others --exclude-standard
+    else
+        find . \( -path ./target -o -path ./.git \) -prune -o ! -type d -printf '%P\0'
+    fi
+}
+
+# Makes a copy of the tree in a directory, with every weakness in it.
+weaken() {
+    files |
+        while IFS= read -r -d '' file; do [ ! -e "$file" ] || printf '%s\0' "$file"; done |
+        tar --null --files-from=- -cf - | tar -C "$1" -xf -
+    for patch in "$here"/weak/*.patch; do
+        patch --quiet --batch --directory="$1" --strip=1 --no-backup-if-mismatch <"$patch" || {
+            echo "weak.sh: $(basename "$patch") does not apply: make it anew" >&2
+            exit 1
+        }
+    done
+}
+
+cd "$root"
+if [ "${1-}" = --check ]; then
+    copy=$(mktemp -d)
+    trap 'rm -rf "$copy"' EXIT
+    weaken "$copy"
+    exit
+fi
 rm -rf "$weak/new"
 mkdir -p "$weak/new" "$weak/tree" "$weak/log"
-cd "$root"
-git ls-files -z --cached --others --exclude-standard |
-    while IFS= read -r -d '' file; do [ ! -e "$file" ] || printf '%s\0' "$file"; done |
-    tar --null --files-from=- -cf - | tar -C "$weak/new" -xf -
-for patch in "$here"/weak/*.patch; do
-    patch --quiet --directory="$weak/new" --strip=1 --no-backup-if-mismatch <"$patch" || {
-        echo "weak.sh: $(basename "$patch") does not apply: make it anew" >&2
-        exit 1
-    }
-done
+weaken "$weak/new"
 # What is as in the last run keeps its time, so that cargo builds little.
 (cd "$weak/tree" && find . ! -type d) | while IFS= read -r file; do
     [ -e "$weak/new/$file" ] || rm "$weak/tree/$file"
