@@ -26,9 +26,9 @@ pub struct Platform {
 }
 
 /// Architectures that may stand alone; Go's names, as everywhere in OCI.
-const ARCHITECTURES: [&str; 12] = [
+const ARCHITECTURES: [&str; 11] = [
     "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "ppc64le", "riscv64",
-    "s390x", "wasm",
+    "s390x",
 ];
 
 /// Says why a string is not a [`Platform`].
@@ -155,6 +155,8 @@ impl FromStr for Platform {
             [os @ ("linux" | "darwin" | "macos" | "windows" | "freebsd")] => {
                 Ok(make(os, &Self::host().architecture, ""))
             }
+            // No kernel is an operating system for it.
+            ["wasm" | "wasm32"] => Ok(make("wasi", "wasm", "")),
             // A word alone is only taken for what it is known to be (as in containerd).
             [architecture]
                 if ARCHITECTURES
@@ -187,7 +189,9 @@ mod tests {
         check("linux/arm", "linux/arm/v7");
         check("macos/arm64", "darwin/arm64");
         check("wasip1/wasm", "wasi/wasm");
+        check("wasip2/wasm", "wasi/wasm");
         check("wasi/wasm32", "wasi/wasm");
+        check("wasm", "wasi/wasm");
         check("arm64", &format!("{}/arm64", std::env::consts::OS));
     }
 
