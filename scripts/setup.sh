@@ -75,6 +75,10 @@ for part in "$@"; do
         need faketime faketime
         need bsdtar libarchive-tools
         need python3 python3
+        # The OCI specification's JSON schemas, and what checks documents against them.
+        need_file /usr/lib/python3/dist-packages/jsonschema python3-jsonschema
+        need_file /usr/share/gocode/src/github.com/opencontainers/image-spec/schema \
+            golang-github-opencontainers-image-spec-dev
         ;;
     lint)
         # Weaknesses are applied to a copy of the tree.

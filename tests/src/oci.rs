@@ -12,6 +12,8 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use crate::command::{command, run};
+
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -256,6 +258,21 @@ impl Layout {
         Ok(archives)
     }
 
+    /// Checks the layout against the OCI specification's JSON schemas; tells of what there were how
+    /// many, such as `1 config 1 image-manifest`.
+    ///
+    /// # Errors
+    /// Something is not as its schema says; or `python3-jsonschema` or the schemas (Debian package
+    /// golang-github-opencontainers-image-spec-dev) are not installed.
+    pub fn check_schemas(&self) -> Result<String> {
+        let program = include_str!("../programs/oci-schema.py");
+        // Debian's own: another one does not know Debian's packages.
+        let python = ["-W", "ignore::DeprecationWarning", "-c", program];
+        let mut check = command("/usr/bin/python3", python);
+        let told = run(check.arg(&self.path))?;
+        Ok(told.trim_end().to_owned())
+    }
+
     fn add_json(&self, media_type: &str, value: &Value) -> Result<Value> {
         let bytes = serde_json::to_vec(value)?;
         let digest = digest_of(&bytes);
@@ -314,5 +331,35 @@ impl<R: Read> Read for Hashing<R> {
         let count = self.inner.read(buffer)?;
         self.hasher.update(&buffer[..count]);
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schemas_tell_right_from_wrong() -> Result<()> {
+        let directory = tempfile::tempdir()?;
+        let layout = Layout::create(directory.path())?;
+        let layer = layout.add_layer(&[0; 1024][..], Compression::Gzip)?;
+        let image = layout.add_image("amd64", json!({"Env": ["A=b"]}), &[layer])?;
+        layout.tag("right", std::slice::from_ref(&image))?;
+        assert_eq!(layout.check_schemas()?, "1 config 1 image-manifest");
+        layout.tag("right", &[image.clone(), image])?;
+        assert_eq!(layout.check_schemas()?, "1 config 1 image-index 1 image-manifest");
+        for (config, says) in
+            [(json!({"Env": "A=b"}), "'A=b' is not of type 'array'"), (json!([]), "[] is not of")]
+        {
+            let layer = layout.add_layer(&[0; 1024][..], Compression::Gzip)?;
+            let image = layout.add_image("amd64", config, &[layer])?;
+            layout.tag("wrong", &[image])?;
+            let error = format!("{:#}", layout.check_schemas().expect_err("it is wrong"));
+            assert!(error.contains("config-schema.json") && error.contains(says), "{error}");
+        }
+        layout.write_index(&[json!({"mediaType": "x/y", "digest": "sha256:0"})])?;
+        let error = format!("{:#}", layout.check_schemas().expect_err("it is wrong"));
+        assert!(error.contains("'size' is a required property"), "{error}");
+        Ok(())
     }
 }
