@@ -1,7 +1,7 @@
 //! The engine: what all builds of a process share, and the way of one build through the rooms.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use cofferdam_component::{FileOps, Frontend, Limits, Program, Runtime};
@@ -257,7 +257,7 @@ impl Engine {
             request,
             renewed: Mutex::default(),
             sink: sink.clone(),
-            network_told: AtomicBool::new(false),
+            warned: Mutex::default(),
         });
         let feed = sink.clone();
         let feed = Arc::new(move |event| feed(BuildEvent::Vertex(event)));

@@ -1,7 +1,6 @@
 //! Exec ops: from LLB's description to a step of `exec-linux`, and from what it left to layers.
 
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,8 +10,8 @@ use cofferdam_exec_linux::{
     Rlimit, Rootfs, Security, Step, Stream as StepStream, Streams, Swap, User, lookup_user,
 };
 use cofferdam_llb::{
-    CacheSharing, ExecOp, LinuxResources, Mount, MountKind, NetMode, Op, OpKind, SecurityMode,
-    Ulimit, Vertex,
+    CacheSharing, ExecOp, LinuxResources, Meta, Mount, MountKind, NetMode, Op, OpKind,
+    SecurityMode, Ulimit, Vertex,
 };
 use cofferdam_solver::{Context, Stream};
 use cofferdam_store::{Layer, LayerDir, Selection, Snapshot, Store, Tree, Watch};
@@ -25,14 +24,13 @@ use crate::error::StepExit;
 use crate::failed_step::{self, Failed};
 use crate::graph::BuildContext;
 use crate::mounts::{self, CacheDir, Lent, Taken};
-use crate::progress::warn;
 use crate::vertex::{OpKey, blocking};
 use crate::{Entitlements, Error, network, wasi};
 
 /// The host name that BuildKit gives steps.
 const HOSTNAME: &str = "buildkitsandbox";
 /// How often it is looked at how much a step has written, where there is a limit.
-const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+pub(crate) const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// What files and sockets of the host may not be used for.
 const NO_PRIVILEGES: Restrictions = Restrictions { nosuid: true, nodev: true, noexec: false };
 /// Larger user databases are refused (GHSA-72x6-4j93-7w86).
@@ -125,10 +123,8 @@ pub(crate) async fn run(
     );
     let ((mut step, binds), found) = (prepared?, found?);
     step.resolv_conf = found.resolv_conf;
-    if let Some(lacking) = found.lacking
-        && !context.network_told.swap(true, Ordering::Relaxed)
-    {
-        warn(&context.sink, &lacking);
+    if let Some(lacking) = found.lacking {
+        context.warn_once(&lacking);
     }
     mounts::add_variables(&mut step.env, secrets);
     let command = exec.meta.args.join(" ");
@@ -352,26 +348,11 @@ pub(crate) fn prepare(
     for host in &meta.extra_hosts {
         hosts += &format!("{}\t{}\n", host.ip, host.host);
     }
-    let mut env = meta.env.clone();
-    if let Some(proxy) = &meta.proxy_env {
-        for (name, value) in [
-            ("HTTP_PROXY", &proxy.http_proxy),
-            ("HTTPS_PROXY", &proxy.https_proxy),
-            ("FTP_PROXY", &proxy.ftp_proxy),
-            ("NO_PROXY", &proxy.no_proxy),
-            ("ALL_PROXY", &proxy.all_proxy),
-        ] {
-            if !value.is_empty() {
-                env.push(format!("{name}={value}"));
-                env.push(format!("{}={value}", name.to_lowercase()));
-            }
-        }
-    }
     let step = Step {
         rootfs,
         mounts,
         args: meta.args.clone(),
-        env,
+        env: environment(meta),
         cwd: meta.cwd.clone(),
         user: user(&store.tree(root)?, &meta.user)?,
         hostname: hostname.to_owned(),
@@ -402,6 +383,26 @@ pub(crate) fn prepare(
     Ok((step, binds))
 }
 
+/// The variables of a step.
+pub(crate) fn environment(meta: &Meta) -> Vec<String> {
+    let mut env = meta.env.clone();
+    if let Some(proxy) = &meta.proxy_env {
+        for (name, value) in [
+            ("HTTP_PROXY", &proxy.http_proxy),
+            ("HTTPS_PROXY", &proxy.https_proxy),
+            ("FTP_PROXY", &proxy.ftp_proxy),
+            ("NO_PROXY", &proxy.no_proxy),
+            ("ALL_PROXY", &proxy.all_proxy),
+        ] {
+            if !value.is_empty() {
+                env.push(format!("{name}={value}"));
+                env.push(format!("{}={value}", name.to_lowercase()));
+            }
+        }
+    }
+    env
+}
+
 /// A limit of each process. Negative is none.
 fn rlimit(limit: &Ulimit) -> Rlimit {
     let bound = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
@@ -409,7 +410,7 @@ fn rlimit(limit: &Ulimit) -> Rlimit {
 }
 
 /// What a step may use: what the user says, else what the frontend asks for.
-fn limits(user: &Limits, frontend: Option<&LinuxResources>) -> Limits {
+pub(crate) fn limits(user: &Limits, frontend: Option<&LinuxResources>) -> Limits {
     let Some(frontend) = frontend else { return user.clone() };
     let number = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
     let list = |list: &String| Some(list.clone()).filter(|list| !list.is_empty());

@@ -1,8 +1,7 @@
 //! Turns a graph of ops into the solver's vertices.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cofferdam_llb::{Graph, NetMode, OpKind, SecurityMode, Vertex};
 use cofferdam_solver::Edge;
@@ -10,6 +9,7 @@ use cofferdam_source::Form;
 use cofferdam_types::{Digest, Hasher, Platform};
 
 use crate::engine::Shared;
+use crate::progress::warn;
 use crate::vertex::OpVertex;
 use crate::{Entitlements, Error, Request, Sink};
 
@@ -30,8 +30,18 @@ pub(crate) struct BuildContext {
     pub(crate) renewed: Mutex<HashSet<Digest>>,
     /// Where the user is told of things.
     pub(crate) sink: Sink,
-    /// Whether the user was told what the steps' network lacks.
-    pub(crate) network_told: AtomicBool,
+    /// What the user was warned of on account of steps.
+    pub(crate) warned: Mutex<HashSet<String>>,
+}
+
+impl BuildContext {
+    /// Warns of something that several steps may have in common, once.
+    pub(crate) fn warn_once(&self, short: &str) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.insert(short.to_owned()) {
+            warn(&self.sink, short);
+        }
+    }
 }
 
 impl OpGraph {

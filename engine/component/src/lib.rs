@@ -20,8 +20,10 @@ mod file_op;
 mod frontend;
 mod limits;
 mod path;
+mod preview1;
 mod program;
 mod runtime;
+mod stdio;
 mod wasi;
 
 pub use error::{Error, Frames};
@@ -38,4 +40,4 @@ pub use limits::Limits;
 pub use path::{InvalidPath, TreePath, decode_name, encode_name};
 pub use program::{Preopen, Program, ProgramOutput, ProgramRun};
 pub use runtime::{Component, Runtime};
-pub use wasi::LogStream;
+pub use stdio::LogStream;

@@ -2,33 +2,29 @@
 //!
 //! Unlike a frontend or a file operation, a program is the user's own and does what it likes
 //! within what it is given: some directories, arguments, an environment, real clocks and random
-//! numbers, and the network only where that is granted. It may compute for as long as it wants;
-//! its memory is limited. Modules of the first preview of WASI are made
-//! components by the adapter of Wasmtime's project, so that there is one way to run a program.
+//! numbers, and the network only where that is granted. It may compute for as long as it wants if
+//! nobody says otherwise; everything else has the limits of any component.
 
-use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Store, UpdateDeadline};
-use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::bindings::CommandPre;
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 use crate::error::Error;
 use crate::limits::{Limits, Meter};
+use crate::preview1;
 use crate::runtime::{Component, Runtime};
-use crate::wasi::LogStream;
+use crate::stdio::{LogStream, Output, Take};
 
-/// The world that a program is of; the adapter makes modules of the first preview fit it.
+/// The world that a program is of; modules of the first preview are made to fit it.
 const WORLD: &str = "wasi:cli/command@0.2";
 /// What the memory of a 32-bit program can have.
 const MEMORY: usize = 4 << 30;
-/// How a binary begins that is a module; a component has another version.
-const MODULE: &[u8] = b"\0asm\x01\0\0\0";
 
 /// A program that runs once and ends. Cheap to clone.
 #[derive(Clone)]
@@ -62,6 +58,8 @@ pub struct ProgramRun {
     pub network: bool,
     /// The most bytes that its memories may have together [4 GiB, what one can have].
     pub memory: Option<usize>,
+    /// For how long it may compute [for ever].
+    pub compute_time: Option<Duration>,
     /// Takes what it prints.
     pub output: ProgramOutput,
 }
@@ -90,11 +88,7 @@ impl Runtime {
     /// needs more than WASI has, [`Error::ComponentTooLarge`].
     pub fn load_program(&self, name: &str, bytes: &[u8]) -> Result<Program, Error> {
         let malformed = |reason| Error::Malformed { component: name.to_owned(), reason };
-        let bytes = match bytes.starts_with(MODULE) {
-            true => Cow::Owned(adapt(bytes).map_err(malformed)?),
-            false => Cow::Borrowed(bytes),
-        };
-        let component = self.load(name, &bytes)?;
+        let component = self.load(name, &preview1::component(bytes).map_err(malformed)?)?;
         let wrong = |error: wasmtime::Error| Error::WrongWorld {
             component: name.to_owned(),
             world: WORLD,
@@ -108,23 +102,9 @@ impl Runtime {
     }
 }
 
-/// Makes a module of WASI's first preview a component.
-fn adapt(module: &[u8]) -> Result<Vec<u8>, String> {
-    let adapter = wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER;
-    let name = wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME;
-    let encode = || {
-        wit_component::ComponentEncoder::default()
-            .module(module)?
-            .adapter(name, adapter)?
-            .validate(true)
-            .encode()
-    };
-    encode().map_err(|error| format!("{error:#}"))
-}
-
 impl Program {
-    /// Runs the program to its end and gives its exit code, which of most programs is 1 when it
-    /// is not 0: WASI 0.2 has no others. Dropping the future stops it.
+    /// Runs the program to its end and gives its exit code. A component that ends with
+    /// `wasi:cli/exit.exit`, or that returns, has no others than 0 and 1. Dropping the future stops it.
     ///
     /// # Errors
     /// What stopped it: it crashed or wanted too much memory; [`Error::Host`] when a directory
@@ -132,19 +112,21 @@ impl Program {
     pub async fn run(&self, run: ProgramRun) -> Result<i32, Error> {
         let limits = Limits {
             memory_bytes: run.memory.unwrap_or(MEMORY),
+            compute_time: run.compute_time.unwrap_or(Duration::MAX),
             ..self.component.runtime.limits().clone()
         };
-        let state = State {
-            table: ResourceTable::new(),
-            wasi: context(run)?,
-            meter: Meter::new(limits.clone()),
-        };
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits.handles);
+        let state = State { table, wasi: context(run)?, meter: Meter::new(limits.clone()) };
         let mut store = Store::new(self.component.runtime.engine(), state);
         store.limiter(|state| &mut state.meter);
         store.set_hostcall_fuel(limits.call_bytes);
+        store.set_max_component_handles(limits.handles);
         store.set_epoch_deadline(1);
         // Other tasks of this thread come in between, and the future can be dropped.
-        store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
+        store.epoch_deadline_callback(|mut store| {
+            store.data_mut().meter.tick(UpdateDeadline::Yield(1))
+        });
         let result = async {
             let command = self.pre.instantiate_async(&mut store).await?;
             command.wasi_cli_run().call_run(&mut store).await
@@ -161,11 +143,11 @@ impl Program {
 }
 
 fn context(run: ProgramRun) -> Result<WasiCtx, Error> {
-    let ProgramRun { args, env, cwd, preopens, network, memory: _, output } = run;
+    let ProgramRun { args, env, cwd, preopens, network, output, .. } = run;
     let mut wasi = WasiCtx::builder();
     wasi.args(&args).envs(&env).initial_cwd(cwd);
-    wasi.stdout(Output { output: output.clone(), stream: LogStream::Stdout });
-    wasi.stderr(Output { output, stream: LogStream::Stderr });
+    let printed = |stream| Output(Printed { output: output.clone(), stream });
+    wasi.stdout(printed(LogStream::Stdout)).stderr(printed(LogStream::Stderr));
     if network {
         wasi.inherit_network().allow_ip_name_lookup(true).allow_tcp(true).allow_udp(true);
     }
@@ -178,46 +160,15 @@ fn context(run: ProgramRun) -> Result<WasiCtx, Error> {
     Ok(wasi.build())
 }
 
-/// One of a program's two output streams.
+/// Takes what a program prints to one of its streams.
 #[derive(Clone)]
-struct Output {
+struct Printed {
     output: ProgramOutput,
     stream: LogStream,
 }
 
-impl IsTerminal for Output {
-    fn is_terminal(&self) -> bool {
-        false
-    }
-}
-
-impl StdoutStream for Output {
-    fn async_stream(&self) -> Box<dyn tokio::io::AsyncWrite + Send + Sync> {
-        // Only WASI 0.3 asks for this form, and it is not linked.
-        Box::new(tokio::io::sink())
-    }
-
-    fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(self.clone())
-    }
-}
-
-#[async_trait::async_trait]
-impl Pollable for Output {
-    async fn ready(&mut self) {}
-}
-
-impl OutputStream for Output {
-    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+impl Take for Printed {
+    fn take(&self, bytes: Bytes) {
         (self.output)(self.stream, bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> StreamResult<()> {
-        Ok(())
-    }
-
-    fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(64 << 10)
     }
 }

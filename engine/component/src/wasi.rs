@@ -9,15 +9,16 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use cofferdam_types::Digest;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
-use wasmtime_wasi::cli::{IsTerminal, StdoutStream, WasiCli, WasiCliView};
+use wasmtime_wasi::cli::{WasiCli, WasiCliView};
 use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings::{cli, clocks, filesystem, random};
-use wasmtime_wasi::p2::{DynPollable, OutputStream, Pollable, StreamResult, pipe};
+use wasmtime_wasi::p2::{DynPollable, pipe};
 use wasmtime_wasi::random::{WasiRandom, WasiRandomView};
 use wasmtime_wasi::{Deterministic, WasiCtx};
 
 use crate::error::Stop;
 use crate::runtime::State;
+use crate::stdio::{LogStream, Output, Take};
 
 /// The interfaces that `add_to_linker` links, in any 0.2 version.
 pub(crate) const INTERFACES: &[&str] = &[
@@ -74,23 +75,16 @@ impl<H: Send> wasmtime_wasi_io::IoView for State<H> {
     }
 }
 
-/// Which stream of a guest a log line came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogStream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
-
 /// Takes the log lines of a guest.
 pub(crate) type LogSink = Arc<dyn Fn(LogStream, &str) + Send + Sync>;
 
 /// Makes the WASI context of one run.
 pub(crate) fn context(log: LogSink, log_bytes: usize) -> WasiCtx {
     let budget = Arc::new(Mutex::new(log_bytes));
-    let stream =
-        |stream| Log { lines: Arc::default(), budget: budget.clone(), sink: log.clone(), stream };
+    let stream = |stream| {
+        let (budget, sink) = (budget.clone(), log.clone());
+        Output(Log { lines: Arc::default(), budget, sink, stream })
+    };
     // Long enough that a guest which throws away unsuitable numbers does not go round in circles.
     let numbers: Vec<u8> = (0..128u32)
         .flat_map(|block| {
@@ -199,39 +193,8 @@ impl Drop for Log {
     }
 }
 
-impl IsTerminal for Log {
-    fn is_terminal(&self) -> bool {
-        false
-    }
-}
-
-impl StdoutStream for Log {
-    fn async_stream(&self) -> Box<dyn tokio::io::AsyncWrite + Send + Sync> {
-        // Only WASI 0.3 asks for this form, and it is not linked.
-        Box::new(tokio::io::sink())
-    }
-
-    fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(self.clone())
-    }
-}
-
-#[async_trait::async_trait]
-impl Pollable for Log {
-    async fn ready(&mut self) {}
-}
-
-impl OutputStream for Log {
-    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        Log::write(self, &bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> StreamResult<()> {
-        Ok(())
-    }
-
-    fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(1 << 20)
+impl Take for Log {
+    fn take(&self, bytes: Bytes) {
+        self.write(&bytes);
     }
 }

@@ -317,7 +317,8 @@ fn linux_and_wasm_in_one_index() -> Result<()> {
          RUN [\"/probe-c.wasm\", \"/data\", \"/copy\", \"0\"]\n\
          FROM ${REGISTRY}/busybox AS for-linux\nCOPY --from=made /copy /copy\n\
          RUN /bin/uname -m > /machine\nENTRYPOINT [\"/bin/cat\", \"/copy\"]\n\
-         FROM made AS for-wasi\nENTRYPOINT [\"/probe-c.wasm\"]\n\
+         FROM made AS for-wasi\n\
+         ENTRYPOINT [\"/probe-c.wasm\", \"/copy\", \"/x\", \"0\"]\n\
          FROM for-${TARGETOS}\n",
     )?;
     context.copy("probe-c.wasm", &crate::frontends::guest("probe-c")?)?;
@@ -328,14 +329,23 @@ fn linux_and_wasm_in_one_index() -> Result<()> {
     assert_eq!(runs.count(), 1, "{}", built.report());
     let layout = world.registry.pull("mixed:1", &world.out.path().join("layout"))?;
     assert_eq!(platforms(&index(&layout)?), ["linux/amd64", "linux/arm64", "wasi/wasm"]);
+    assert_eq!(layout.check_schemas()?, "3 config 1 image-index 3 image-manifest");
     for (arch, machine) in [("amd64", "x86_64"), ("arm64", "aarch64")] {
-        let tree = Tree::from_image(&layout, &layout.image(arch)?)?;
+        let image = layout.image(arch)?;
+        assert_eq!(image.config["os"], "linux");
+        assert_eq!(image.config["config"]["Entrypoint"], serde_json::json!(["/bin/cat", "/copy"]));
+        let tree = Tree::from_image(&layout, &image)?;
         assert_file(&tree, "copy", "data for all\n");
         assert_file(&tree, "machine", &format!("{machine}\n"));
     }
-    let wasm = Tree::from_image(&layout, &layout.image("wasm")?)?;
+    let image = layout.image("wasm")?;
+    assert_eq!(image.config["os"], "wasi");
+    let wasm = Tree::from_image(&layout, &image)?;
     assert_file(&wasm, "copy", "data for all\n");
     assert!(!wasm.entries.contains_key("bin"));
+    if let Some(ran) = crate::wasi::run_with_wasmtime(&layout, &image)? {
+        assert_eq!((ran.status.code(), &*ran.stdout), (Some(0), &b"13 bytes\n"[..]), "{ran:?}");
+    }
     Ok(())
 }
 

@@ -2,13 +2,17 @@
 //! leave, what they cannot reach, and how they end. The programs are in `tests/programs`.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use cofferdam_tests::cofferdam::exit;
+use cofferdam_tests::oci::Image;
+use cofferdam_tests::progress::Event;
 use cofferdam_tests::{Build, Context, Layout, exported_owner};
 
 use crate::World;
@@ -42,6 +46,39 @@ fn local(world: &World, context: &Context, name: &str) -> Result<(PathBuf, Strin
     let build = build(world, context).option("--output", &out);
     let log = build.varies("the times of what a step wrote").run()?.succeeded().log();
     Ok((out, log))
+}
+
+/// Runs an image's program, as its config says, with the `wasmtime` command: that of `$WASMTIME`, or
+/// on PATH. Says so where there is none.
+pub(crate) fn run_with_wasmtime(layout: &Layout, image: &Image) -> Result<Option<Output>> {
+    let root = tempfile::tempdir()?;
+    for layer in layout.layers(image)? {
+        tar::Archive::new(layer.as_slice()).unpack(root.path())?;
+    }
+    let config = &image.config["config"];
+    let texts = |key: &str| -> Vec<String> {
+        let list = config[key].as_array().into_iter().flatten();
+        list.map(|text| text.as_str().unwrap_or_default().to_owned()).collect()
+    };
+    let args = [texts("Entrypoint"), texts("Cmd")].concat();
+    let program = std::env::var_os("WASMTIME").unwrap_or_else(|| "wasmtime".into());
+    let mut run = Command::new(&program);
+    run.arg("run").arg("--dir").arg(format!("{}::/", root.path().display()));
+    for variable in texts("Env") {
+        run.arg("--env").arg(variable);
+    }
+    let found = root.path().join(args[0].trim_start_matches('/'));
+    match run.arg(found).args(&args[1..]).stdin(Stdio::null()).output() {
+        Ok(output) => Ok(Some(output)),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            eprintln!(
+                "not tested with the `wasmtime` command, since there is none on PATH or in \
+                 $WASMTIME (cargo install wasmtime-cli)"
+            );
+            Ok(None)
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot start {program:?}")),
+    }
 }
 
 fn listing(directory: &Path) -> Result<Vec<String>> {
@@ -179,9 +216,103 @@ fn caches_are_shared_with_steps_on_linux() -> Result<()> {
     assert_eq!(fs::read(out.join("seen"))?, b"kept\n");
     assert_eq!(fs::read(out.join("other"))?, b"linux\n");
     assert_eq!(listing(&out)?.iter().filter(|name| *name == "cache").count(), 0);
-    let part = "RUN --mount=type=cache,target=/cache,source=x [\"probe-c.wasm\"]\n";
-    let refused = build(&world, &self::context(part)?).run()?.ended(exit::USER);
-    refused.says(&["cache with a `source`", "wasi/wasm"]);
+    Ok(())
+}
+
+/// Of a cache with a `source` only that directory is seen; a link in the cache leads nowhere else.
+#[test]
+fn a_part_of_a_cache() -> Result<()> {
+    let world = World::new()?;
+    let part = |source: &str| format!("--mount=type=cache,id=c,source={source},target=/part");
+    let context = context(&format!(
+        "FROM --platform=$BUILDPLATFORM ${{REGISTRY}}/busybox AS linux\n\
+         RUN --mount=type=cache,id=c,target=/c mkdir -p /c/deep/in && echo in > /c/deep/in/file && \
+         echo top > /c/hostname && ln -s / /c/out && echo > /ready\n\
+         FROM stage\nCOPY --from=linux /ready /\n\
+         RUN {} [\"probe-c.wasm\", \"/part/file\", \"/got\", \"0\"]\n\
+         RUN {} [\"probe-c.wasm\", \"/part/hostname\", \"/top\", \"0\"]\n",
+        part("deep/in"),
+        part("out"),
+    ))?;
+    let dockerfile = fs::read_to_string(context.path().join("Dockerfile"))?;
+    let with = |steps: &str| {
+        context.file("Dockerfile", format!("ARG REGISTRY\n{dockerfile}{steps}")).map(drop)
+    };
+    with("")?;
+    let (out, _) = local(&world, &context, "out")?;
+    assert_eq!(fs::read(out.join("got"))?, b"in\n");
+    assert_eq!(fs::read(out.join("top"))?, b"top\n");
+    with("RUN --mount=type=cache,id=c,source=missing,target=/x [\"probe-c.wasm\"]\n")?;
+    let failed = build(&world, &context).run()?.ended(exit::USER);
+    failed.says(&["cache mount at `/x`", "`/missing`"]);
+    Ok(())
+}
+
+/// Secrets, and bind mounts of one file: there for the step, and in no layer.
+#[test]
+fn files_that_are_mounted() -> Result<()> {
+    let world = World::new()?;
+    let secret = "--mount=type=secret,id=s";
+    let context = context(&format!(
+        "RUN {secret} [\"probe-c.wasm\", \"/run/secrets/s\", \"/copied\", \"0\"]\n\
+         RUN {secret},target=/data/kept [\"probe-c.wasm\", \"/data/kept\", \"/masked\", \"0\"]\n\
+         RUN {secret},target=/made/for/it [\"probe-c.wasm\", \"/data/kept\", \"/made/x\", \"0\"]\n\
+         RUN --mount=type=bind,source=data/directory/kept,target=/data/directory/one,rw \
+         [\"probe-c.wasm\", \"/data/kept\", \"/data/directory/one\", \"0\"]\n\
+         RUN --mount=type=bind,source=data/directory,target=/data/directory \
+         {secret},target=/data/directory/one \
+         [\"probe-c.wasm\", \"/data/directory/one\", \"/nested\", \"0\"]\n\
+         RUN --mount=type=secret,id=none [\"probe-c.wasm\", \"/data/kept\", \"/end\", \"0\"]\n",
+    ))?;
+    let out = world.out.path().join("out");
+    let told = |context: &Context| {
+        let build = build(&world, context).env("S", "whisper\n").option("--secret", "id=s,env=S");
+        build.option("--output", &out).varies("the times of what a step wrote").run()
+    };
+    let _ = told(&context)?.succeeded();
+    let copies = ["copied", "masked", "nested"].map(|name| fs::read_to_string(out.join(name)));
+    assert_eq!(copies.map(Result::unwrap), ["whisper\n"; 3]);
+    assert_eq!(fs::read(out.join("data/kept"))?, b"kept\n");
+    assert_eq!(listing(&out.join("data/directory"))?, ["kept"]);
+    assert_eq!(listing(&out.join("made"))?, ["x"]);
+    assert_eq!(listing(&out)?, ["bin", "copied", "data", "end", "made", "masked", "nested"]);
+    for (steps, says) in [
+        (format!("RUN {secret},target=/data [\"probe-c.wasm\"]\n"), "mount at `/data`"),
+        (
+            format!("RUN --mount=type=cache,target=/c {secret},target=/c/x [\"probe-c.wasm\"]\n"),
+            "a file (`/c/x`) within a mount of type `cache`",
+        ),
+    ] {
+        told(&self::context(&steps)?)?.ended(exit::USER).says(&[says]);
+    }
+    Ok(())
+}
+
+/// What a program may use, and what it is told of limits that it has not.
+#[test]
+fn limits_and_the_environment() -> Result<()> {
+    let world = World::new()?;
+    let looping = context("RUN [\"probe-rust.wasm\", \"loop\"]\n")?;
+    let limited = build(&world, &looping)
+        .option("--ulimit", "cpu=1")
+        .option("--ulimit", "nofile=10:10")
+        .option("--cpu-quota", "50000")
+        .run()?
+        .ended(exit::BUILD);
+    let text = limited.report();
+    assert!(text.contains("killed by signal 24"), "{text}");
+    let warnings = limited.events.iter().filter_map(|event| match event {
+        Event::Warning { members } => members["message"].as_str(),
+        _ => None,
+    });
+    assert_eq!(
+        warnings.collect::<Vec<_>>(),
+        ["without effect on steps for wasi/wasm: --cpu-quota, --ulimit nofile"]
+    );
+    let proxied = context("RUN [\"probe-rust.wasm\", \"variable\", \"http_proxy\"]\n")?;
+    let proxied = build(&world, &proxied).build_arg("HTTP_PROXY", "http://proxy.example:1");
+    let log = proxied.run()?.succeeded().log();
+    assert!(log.contains("Some(\"http://proxy.example:1\")"), "{log}");
     Ok(())
 }
 
@@ -210,15 +341,26 @@ fn a_program_does_not_get_out() -> Result<()> {
 #[test]
 fn programs_that_end_badly() -> Result<()> {
     let world = World::new()?;
-    let cases: [(&str, &[&str]); 8] = [
-        ("[\"probe-c.wasm\", \"/data/kept\", \"/x\", \"7\"]", &["exit code: 1"]),
+    let cases: [(&str, &[&str]); 12] = [
+        ("[\"probe-c.wasm\", \"/data/kept\", \"/x\", \"1\"]", &["exit code: 1\n"]),
+        ("[\"probe-c.wasm\", \"/data/kept\", \"/x\", \"7\"]", &["exit code: 7\n"]),
+        // As the status of any process, a byte.
+        ("[\"probe-c.wasm\", \"/data/kept\", \"/x\", \"300\"]", &["exit code: 44\n"]),
         ("[\"probe-rust.wasm\", \"exit\", \"1\"]", &["exit code: 1"]),
         ("[\"probe-rust.wasm\", \"panic\"]", &["as I was told", "crashed", "exit code: 134"]),
         ("[\"probe-rust.wasm\", \"memory\"]", &["48 MiB", "out of memory"]),
+        (
+            "--mount=type=tmpfs,target=/t,size=1m [\"probe-rust.wasm\", \"fill\", \"/t/x\", \"2\"]",
+            &["more than 1048576 bytes in the tmpfs at `/t`"],
+        ),
         ("[\"missing.wasm\"]", &["`missing.wasm` is not there", "without a shell"]),
         ("echo hello", &["`/bin/sh` is not there", "without a shell"]),
         ("[\"/data/kept\"]", &["`/data/kept` is no WebAssembly"]),
         ("--security=insecure [\"probe-c.wasm\"]", &["--security=insecure", "wasi/wasm"]),
+        (
+            "--mount=type=ssh [\"probe-c.wasm\"]",
+            &["`ssh` (at `/run/buildkit/ssh_agent.0`)", "wasi/wasm"],
+        ),
     ];
     for (step, says) in cases {
         let context = context(&format!("RUN {step}\n"))?;
@@ -246,6 +388,41 @@ fn an_interrupt_ends_a_program_that_computes() -> Result<()> {
     let ended = running.finish()?;
     assert_eq!(ended.code, Some(exit::INTERRUPTED), "{}", ended.report());
     assert!(interrupted.elapsed() < Duration::from_secs(10), "{:?}", interrupted.elapsed());
+    Ok(())
+}
+
+/// Programs in Rust and in C as final images, under every spelling of the platform.
+#[test]
+fn images_run_with_the_wasmtime_command() -> Result<()> {
+    let world = World::new()?;
+    let cases = [
+        (
+            "wasi/wasm",
+            "[\"/bin/probe-rust.wasm\", \"variable\", \"GREETING\"]",
+            0,
+            "Some(\"hello\")\n",
+        ),
+        ("wasip2/wasm", "[\"/bin/probe-rust.wasm\", \"exit\", \"1\"]", 1, ""),
+        ("wasip1/wasm", "[\"/bin/probe-c.wasm\", \"/made\", \"/again\", \"0\"]", 0, "5 bytes\n"),
+        ("wasi/wasm32", "[\"/bin/probe-c.wasm\", \"/data/kind\", \"/x\", \"7\"]", 7, "5 bytes\n"),
+        ("wasm", "[\"/bin/probe-c.wasm\"]", 2, ""),
+    ];
+    for (number, (platform, entrypoint, code, prints)) in cases.into_iter().enumerate() {
+        let context = context(&format!(
+            "RUN [\"probe-c.wasm\", \"/data/kept\", \"/made\", \"0\"]\nENTRYPOINT {entrypoint}\n"
+        ))?;
+        let name = format!("image:{number}");
+        let build = world.build(&context).option("--platform", platform).arg("--push");
+        let build = build.option("-t", world.registry.reference(&name));
+        let _ = build.varies("the times of what a step wrote").run()?.succeeded();
+        let layout = world.registry.pull(&name, &world.out.path().join(number.to_string()))?;
+        assert_eq!(layout.check_schemas()?, "1 config 1 image-manifest");
+        let image = layout.image("wasm")?;
+        assert_eq!(image.config["os"], "wasi", "{platform}");
+        let Some(ran) = run_with_wasmtime(&layout, &image)? else { continue };
+        let said = String::from_utf8_lossy(&ran.stdout);
+        assert_eq!((ran.status.code(), &*said), (Some(code), prints), "{entrypoint}: {ran:?}");
+    }
     Ok(())
 }
 
@@ -287,6 +464,14 @@ fn a_program_leaves_as_a_wasm_artifact() -> Result<()> {
     let pushed = build(&world, &context).option("--output", output).run()?.succeeded();
     assert_eq!(pushed.digest().as_deref(), Some(world.registry.digest("program:1")?.as_str()));
     assert_eq!(manifest["layers"][0]["digest"], config["layerDigests"][0]);
+    // A client that copies whatever there is.
+    let copied = world.registry.pull("program:1", &world.out.path().join("copied"))?;
+    assert_eq!(copied.check_schemas()?, "1 image-manifest");
+    let descriptor = &copied.descriptors()?[0];
+    assert_eq!(descriptor["mediaType"], "application/vnd.oci.image.manifest.v1+json");
+    assert_eq!(descriptor["digest"], world.registry.digest("program:1")?.as_str());
+    let copied_manifest: serde_json::Value = serde_json::from_slice(&copied.blob(descriptor)?)?;
+    assert_eq!(copied.blob(&copied_manifest["layers"][0])?, fs::read(guest("probe-c")?)?);
     // As `oras pull` has it: the manifest by its tag, and the one layer by its digest.
     let (media_type, bytes) = world.registry.fetch("/v2/program/manifests/1")?;
     assert_eq!(media_type, "application/vnd.oci.image.manifest.v1+json");

@@ -9,7 +9,7 @@ use cofferdam_types::{Digest, Platform};
 
 use super::SourceRange;
 use crate::path::TreePath;
-use crate::wasi::LogStream;
+use crate::stdio::LogStream;
 
 /// Answers what a frontend asks while it works. One host serves one run.
 #[async_trait]

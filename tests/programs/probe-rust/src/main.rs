@@ -1,5 +1,5 @@
 //! Does what its first argument says, and prints what came of it: `probe-rust work|escape|exit
-//! CODE|panic|memory|loop`.
+//! CODE|panic|memory|loop|fill FILE MIB|variable NAME`.
 
 use std::{env, fs, io, net, process};
 
@@ -25,6 +25,14 @@ fn main() -> io::Result<()> {
             loop {
                 std::hint::black_box(&args);
             }
+        }
+        Some("fill") => {
+            let mebibytes: usize = args[3].parse().expect("a number");
+            fs::write(&args[2], vec![1; mebibytes << 20])
+        }
+        Some("variable") => {
+            println!("{:?}", env::var(&args[2]).ok());
+            Ok(())
         }
         other => {
             eprintln!("no such thing: {other:?}");
