@@ -108,8 +108,8 @@ sysroot=$(rustc --print sysroot)
 if [ ! -d "$sysroot/lib/rustlib/wasm32-wasip2" ]; then
     if command -v rustup >/dev/null && rustup target add wasm32-wasip2 >&2; then
         :
-    elif [ ! -d /usr/lib/rustlib/wasm32-wasip1 ] && [ ! -d /usr/lib/rustlib/wasm32-wasi ] ||
-        [ ! -d /usr/lib/rustlib/src/rust ] && [ ! -d /usr/src/rustc-web ]; then
+    elif [ ! -x /usr/bin/rustc ] ||
+        [ ! -d "$(/usr/bin/rustc --print sysroot)/lib/rustlib/src/rust/library" ]; then
         echo "rustup has no wasm32-wasip2: installing Debian's compiler for the components" >&2
         as_root apt-get install -y -q --no-install-recommends rustc-web rust-web-src wasi-libc
     fi
@@ -118,7 +118,9 @@ fi
 for part in "$@"; do
     if [ "$part" = lint ]; then
         # cargo deny is a program of its own; scripts/deny.sh says so when it is missing.
-        rustup component list --installed 2>/dev/null | grep -q clippy ||
-            rustup component add clippy rustfmt >&2 || true
+        if ! cargo clippy --version >/dev/null 2>&1 || ! cargo fmt --version >/dev/null 2>&1; then
+            rustup component add clippy rustfmt >&2 ||
+                echo "clippy and rustfmt are missing, and rustup cannot install them" >&2
+        fi
     fi
 done

@@ -70,8 +70,7 @@ pub(crate) fn in_initial_namespace() -> bool {
 pub fn enter(search: impl IntoIterator<Item = PathBuf>) -> Result<(), NoNamespace> {
     let search: Vec<PathBuf> = search.into_iter().collect();
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let name = name_of(uid, &passwd).map_or_else(|| uid.to_string(), str::to_owned);
+    let name = user_name(uid);
     let mut maps = Vec::new();
     for (program, file, option, own) in
         [("newuidmap", "/etc/subuid", "subuids", uid), ("newgidmap", "/etc/subgid", "subgids", gid)]
@@ -99,6 +98,12 @@ pub fn enter(search: impl IntoIterator<Item = PathBuf>) -> Result<(), NoNamespac
     // SAFETY: one thread, and no descriptor table is shared by this flag.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.map_err(io::Error::from)?;
     Ok(())
+}
+
+/// The name of a user of this machine; the number, if it has none.
+pub fn user_name(uid: u32) -> String {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    name_of(uid, &passwd).map_or_else(|| uid.to_string(), str::to_owned)
 }
 
 /// A child in a user namespace of its own.

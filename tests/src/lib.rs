@@ -34,6 +34,23 @@ pub fn needs_root(what: &str) -> bool {
     user
 }
 
+/// What the host's own binfmt_misc has registered, seen through a mount of nobody else's. An
+/// ordinary user neither sees it nor could change it.
+///
+/// # Errors
+/// There is none.
+pub fn binfmt_handlers() -> anyhow::Result<Vec<String>> {
+    if needs_root("the host's binfmt_misc") {
+        return Ok(Vec::new());
+    }
+    let place = tempfile::tempdir()?;
+    let script = "mount -t binfmt_misc none \"$0\" && ls \"$0\"";
+    let mut look = command::command("unshare", ["--mount", "sh", "-ec", script]);
+    let listed = command::run(look.arg(place.path()))?;
+    anyhow::ensure!(listed.contains("register"), "no binfmt_misc: {listed}");
+    Ok(listed.lines().map(str::to_owned).collect())
+}
+
 /// Whether this test cannot be made because who runs it can run no steps (`test-as-user.sh --alone`).
 /// Says so. Only for tests that would not show why else.
 #[must_use]

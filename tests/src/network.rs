@@ -42,8 +42,33 @@ pub fn traces(engine: u32, steps: &[Ipv4Addr]) -> Result<Vec<String>> {
     Ok(found)
 }
 
+/// Starts the loopback device of this network namespace.
+///
+/// # Errors
+/// When only root may, or the kernel will not.
+pub fn start_loopback() -> Result<()> {
+    let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    // Length, RTM_NEWLINK, NLM_F_REQUEST | NLM_F_ACK; a `struct ifinfomsg` of interface 1 that sets
+    // IFF_UP.
+    let mut request = [0_u8; 32];
+    (request[0], request[4], request[6]) = (32, 16, 5);
+    (request[20], request[24], request[28]) = (1, 1, 1);
+    send(&socket, &request, SendFlags::empty())?;
+    let mut answer = [0; 64];
+    let (length, _) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
+    // NLMSG_ERROR, with no error in it.
+    if length < 20 || answer[4] != 2 || answer[16..20] != [0; 4] {
+        bail!("the loopback device does not start: {:?}", &answer[..length]);
+    }
+    Ok(())
+}
+
 /// All that nf_tables answers when it is asked for its tables: their names stand in it.
-fn tables() -> Result<String> {
+///
+/// # Errors
+/// When only root may ask.
+pub fn tables() -> Result<String> {
     let netfilter = Some(netlink::NETFILTER);
     let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
     let socket = socket_with(family, kind, SocketFlags::CLOEXEC, netfilter)?;

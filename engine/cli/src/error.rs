@@ -56,6 +56,16 @@ pub enum Error {
         /// Why it cannot be done.
         source: io::Error,
     },
+    /// The state directory is somebody else's.
+    #[error("the state directory `{}` belongs to {owner}, not to {user}, who runs this", root.display())]
+    Owner {
+        /// The state directory.
+        root: PathBuf,
+        /// Whose it is, by name where there is one.
+        owner: String,
+        /// Who runs the program.
+        user: String,
+    },
     /// What the program reads by itself from the user's or the machine's set-up is wrong.
     #[error("{0}")]
     Configuration(String),
@@ -98,6 +108,10 @@ impl Error {
         match self {
             Self::Usage { hints, .. } => hints.clone(),
             Self::Engine(error) => error.hints(),
+            Self::Owner { owner, .. } => vec![format!(
+                "with files of both it would be of use to neither: run this as {owner} \
+                 (sudo -u {owner} cofferdam ...), or name another directory with --root"
+            )],
             _ => Vec::new(),
         }
     }
@@ -106,7 +120,7 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Usage { .. } | Self::File { .. } | Self::Definition { .. } => Kind::User,
-            Self::Configuration(_) => Kind::Config,
+            Self::Configuration(_) | Self::Owner { .. } => Kind::Config,
             Self::Engine(error) => error.kind(),
         }
     }

@@ -58,8 +58,9 @@ fn main() -> ExitCode {
     let setup = || {
         let env = |name: &str| std::env::var_os(name);
         let is_root = rustix::process::geteuid().is_root();
-        // Where it is depends on who starts the program, which then may become another.
+        // Where it is, and whose, depends on who starts the program, which then may become another.
         let root = root::state_directory(flag.clone(), &env, is_root)?;
+        root::check_owner(&root, rustix::process::geteuid().as_raw())?;
         let privilege = if is_root { Privilege::Root } else { root::become_root(&env) };
         let (file, qemu_dir) = (file.clone(), qemu_dir.clone());
         Ok(Setup { flag, root, max_storage, file, qemu_dir, privilege })

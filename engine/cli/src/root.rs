@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use cofferdam_build::{GitConfig, LoadTargets, Privilege};
@@ -46,6 +47,22 @@ pub fn state_directory(
             "no place for the state directory: set --root, COFFERDAM_ROOT or HOME".into(),
         )
     })
+}
+
+/// Refuses a state directory that belongs to another user than the one who runs the program: what
+/// either writes there, the other could neither use nor remove.
+///
+/// # Errors
+/// When it is there and somebody else's.
+pub fn check_owner(root: &Path, user: u32) -> Result<(), Error> {
+    // Who may not even look is told by whatever is done next.
+    let Ok(owner) = std::fs::metadata(root).map(|metadata| metadata.uid()) else { return Ok(()) };
+    if owner == user {
+        return Ok(());
+    }
+    let name = cofferdam_exec_linux::rootless::user_name;
+    let (root, owner, user) = (root.to_owned(), name(owner), name(user));
+    Err(Error::Owner { root, owner, user })
 }
 
 /// Makes an ordinary user's process root of a user namespace of its own, where that is possible.

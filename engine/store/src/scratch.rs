@@ -53,22 +53,23 @@ impl Scratch {
         };
         spread(&path);
         let (janitor, removed) = mpsc::channel();
-        let entries = fs::read_dir(&path).io("cannot list", &path)?.flatten();
-        for left in entries.filter(|entry| entry.file_name() != LOCK) {
-            janitor.send(left.path()).expect("the receiver is still here");
+        for left in left_in(&path).io("cannot list", &path)? {
+            janitor.send(left).expect("the receiver is still here");
         }
         std::thread::spawn(move || removed.into_iter().for_each(|path| remove(&path)));
         let started = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |age| age.as_nanos());
-        Ok(Self {
+        let scratch = Self {
             path,
             number,
             _lock: lock,
             janitor: Mutex::new(janitor),
             prefix: format!("{started:x}"),
             next: AtomicU64::new(0),
-        })
+        };
+        scratch.discard_abandoned();
+        Ok(scratch)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -90,14 +91,34 @@ impl Scratch {
         flock(&lock, FlockOperation::NonBlockingLockShared).is_err()
     }
 
+    /// Has removed what processes left that are gone, in directories that nobody has taken over.
+    fn discard_abandoned(&self) {
+        for (_, session) in self.others() {
+            if left_in(&session).is_ok_and(|mut left| left.next().is_none()) {
+                continue;
+            }
+            let Ok(lock) = File::open(session.join(LOCK)) else { continue };
+            // Who starts meanwhile takes another directory.
+            if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                left_in(&session).into_iter().flatten().for_each(|left| self.discard(&left));
+            }
+        }
+    }
+
+    /// The directories of other processes, also of those that are gone.
+    fn others(&self) -> impl Iterator<Item = (i64, PathBuf)> {
+        let sessions = self.path.parent().and_then(|tmp| fs::read_dir(tmp).ok());
+        let others = sessions.into_iter().flatten().flatten().filter_map(|entry| {
+            let name = entry.file_name();
+            let number = name.to_str()?.strip_prefix("session-")?.parse().ok()?;
+            Some((number, entry.path()))
+        });
+        others.filter(|(number, _)| *number != self.number)
+    }
+
     /// Whether any other process has a directory.
     pub(crate) fn others_alive(&self) -> bool {
-        let sessions = self.path.parent().and_then(|tmp| fs::read_dir(tmp).ok());
-        sessions.into_iter().flatten().flatten().any(|entry| {
-            let name = entry.file_name();
-            let number = name.to_str().and_then(|name| name.strip_prefix("session-")?.parse().ok());
-            number.is_some_and(|number| number != self.number && self.is_alive(number))
-        })
+        self.others().any(|(number, _)| self.is_alive(number))
     }
 
     /// A path in the directory that nothing has.
@@ -125,6 +146,12 @@ impl Scratch {
         }
         None
     }
+}
+
+/// What is left of a process in the directory that it had.
+fn left_in(path: &Path) -> std::io::Result<impl Iterator<Item = PathBuf>> {
+    let entries = fs::read_dir(path)?.flatten().filter(|entry| entry.file_name() != LOCK);
+    Ok(entries.map(|entry| entry.path()))
 }
 
 /// Asks the file system to keep what is made in each directory of this one together, and apart

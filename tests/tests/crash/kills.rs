@@ -20,7 +20,7 @@ use crate::lab::{Lab, VARIANTS, verify_clean};
 use crate::leftovers;
 
 /// After so many rounds the store is looked at, and a new one begun.
-const SEGMENT: u64 = 20;
+pub const SEGMENT: u64 = 20;
 /// Room for two projects or so: builds that respect it have to evict.
 const LIMIT: &str = "24m";
 /// Removes all that nobody uses.
@@ -30,10 +30,19 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// How many rounds are asked for, or else are usual.
+pub fn rounds(usual: u64) -> u64 {
+    number("COFFERDAM_CRASH_ROUNDS").unwrap_or(usual)
+}
+
+/// The seed of the first round.
+pub fn seed() -> u64 {
+    number("COFFERDAM_CRASH_SEED").unwrap_or_else(|| fastrand::u64(..))
+}
+
 #[test]
 fn killed_at_any_moment_the_store_stays_whole() -> Result<()> {
-    let rounds = number("COFFERDAM_CRASH_ROUNDS").unwrap_or(60);
-    let seed = number("COFFERDAM_CRASH_SEED").unwrap_or_else(|| fastrand::u64(..));
+    let (rounds, seed) = (rounds(60), seed());
     eprintln!("{rounds} rounds from seed {seed}");
     let lab = Lab::new()?;
     let mut tally = Tally::default();

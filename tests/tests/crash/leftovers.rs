@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use cofferdam_tests::network::traces;
 
 /// How long the helpers may take to see that they are alone. Generous: the machine is busy.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until nothing is left of these processes of the program, which used a state directory.
 pub fn wait_for_none(pids: &[u32], home: &Path) -> Result<()> {

@@ -11,5 +11,6 @@ mod lab;
 mod leftovers;
 mod namespace;
 mod power;
+mod steps;
 mod together;
 mod trouble;

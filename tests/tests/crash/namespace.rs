@@ -17,11 +17,23 @@ const MARK: &str = "COFFERDAM_TEST_NAMESPACE";
 /// # Errors
 /// The test failed in there.
 pub fn entered(test: &str) -> Result<bool> {
+    entered_by(test, &["--mount"])
+}
+
+/// The same, and in a network namespace of its own, which has nothing but a loopback device.
+///
+/// # Errors
+/// The test failed in there.
+pub fn entered_offline(test: &str) -> Result<bool> {
+    entered_by(test, &["--mount", "--net"])
+}
+
+fn entered_by(test: &str, namespaces: &[&str]) -> Result<bool> {
     if std::env::var_os(MARK).is_some() {
         return Ok(true);
     }
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "--"]);
+    command.args(namespaces).args(["--propagation", "private", "--"]);
     command.arg(std::env::current_exe()?).args(["--exact", test, "--nocapture"]);
     let output = command.env(MARK, "1").output().context("cannot start unshare (util-linux)")?;
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use cofferdam_tests::cofferdam::exit;
 use cofferdam_tests::{Cofferdam, Context, Outcome};
 
-use crate::lab::{Lab, VARIANTS, verify_clean};
+use crate::lab::{Lab, VARIANTS, say, verify_clean};
 use crate::leftovers;
 use crate::namespace::{Disk, entered};
 
@@ -199,7 +199,7 @@ fn a_state_directory_of_somebody_else() -> Result<()> {
     let cofferdam = lab.cofferdam()?;
     let outcome = lab.build(&cofferdam, 2, 0).run()?;
     lab.check(&outcome, 2, 0)?;
-    // Whoever may not write there is told so, and changes nothing.
+    // Whoever it does not belong to is told so, and changes nothing.
     let context = Context::new("FROM scratch\nCOPY Dockerfile /\n")?;
     for path in [cofferdam.home(), context.path()] {
         fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
@@ -221,7 +221,16 @@ fn a_state_directory_of_somebody_else() -> Result<()> {
     ensure!(output.status.code() == Some(exit::CONFIGURATION), "{:?}: {said}", output.status);
     let root = cofferdam.root();
     let root = root.to_str().context("UTF-8")?;
-    ensure!(said.to_lowercase().contains("permission denied") && said.contains(root), "{said}");
+    ensure!(said.contains(&format!("`{root}` belongs to root, not to nobody")), "{said}");
+    verify_clean(&cofferdam)?;
+    // Nor does root write into what is another's: that one could not remove it.
+    std::os::unix::fs::chown(cofferdam.root(), Some(65_534), None)?;
+    let outcome = lab.build(&cofferdam, 2, 0).run()?;
+    failed_clearly(&outcome, &["belongs to nobody, not to root", "sudo -u nobody", "--root"])?;
+    ensure!(outcome.code == Some(exit::CONFIGURATION), "{:?}", outcome.code);
+    let (code, said) = say(&cofferdam, &["prune", "--all"])?;
+    ensure!(code == Some(exit::CONFIGURATION) && said.contains("belongs to nobody"), "{said}");
+    std::os::unix::fs::chown(cofferdam.root(), Some(0), None)?;
     verify_clean(&cofferdam)
 }
 

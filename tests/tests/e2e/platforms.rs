@@ -11,7 +11,8 @@ use cofferdam_tests::command::{command, run};
 use cofferdam_tests::oci::digest_of;
 use cofferdam_tests::tree::Kind;
 use cofferdam_tests::{
-    Build, Cofferdam, Context, Layout, Tree, bases, needs_root, needs_steps, unpacked,
+    Build, Cofferdam, Context, Layout, Tree, bases, binfmt_handlers, needs_root, needs_steps,
+    unpacked,
 };
 use serde_json::Value;
 
@@ -44,20 +45,6 @@ fn arm64(world: &World, steps: &str) -> Result<Build> {
     run(command("cp", ["-a"]).arg(context.path().join("Dockerfile")).arg(&kept))?;
     let build = world.cofferdam.build(&kept).build_arg("REGISTRY", world.registry.address());
     Ok(build.option("--platform", "linux/arm64"))
-}
-
-/// What the host's own binfmt_misc has registered, seen through a mount of nobody else's. An
-/// ordinary user neither sees it nor could change it.
-fn host_handlers() -> Result<Vec<String>> {
-    if needs_root("the host's binfmt_misc") {
-        return Ok(Vec::new());
-    }
-    let place = tempfile::tempdir()?;
-    let script = "mount -t binfmt_misc none \"$0\" && ls \"$0\"";
-    let mut look = command("unshare", ["--mount", "sh", "-ec", script]);
-    let listed = run(look.arg(place.path()))?;
-    assert!(listed.contains("register"), "{listed}");
-    Ok(listed.lines().map(str::to_owned).collect())
 }
 
 fn index(layout: &Layout) -> Result<Value> {
@@ -101,16 +88,16 @@ fn steps_run_on_every_platform_and_the_host_is_as_before() -> Result<()> {
     )?;
     context.file("script", "#!/bin/sh\necho \"$0 $# $1\" > /said\n")?;
     let layout = world.out.path().join("layout");
-    let before = host_handlers()?;
+    let before = binfmt_handlers()?;
     let mut building = world
         .build(&context)
         .option("--platform", all())
         .option("--output", format!("type=oci,tar=false,dest={}", layout.display()))
         .spawn()?;
     building.wait_for_log("s390x")?;
-    assert_eq!(host_handlers()?, before);
+    assert_eq!(binfmt_handlers()?, before);
     let built = building.finish()?.succeeded();
-    assert_eq!(host_handlers()?, before);
+    assert_eq!(binfmt_handlers()?, before);
     for (platform, machine) in MACHINES {
         let line = format!(": {machine}\n");
         assert!(built.log().contains(&line), "no {line:?}:\n{}", built.log());
@@ -452,7 +439,7 @@ fn without_a_registration_the_step_itself_is_emulated() -> Result<()> {
         return Ok(());
     }
     let world = world()?;
-    let before = host_handlers()?;
+    let before = binfmt_handlers()?;
     let insecure = |step: &str| {
         let build = arm64(&world, &format!("RUN --security=insecure {step}\n"))?;
         build.option("--allow", "security.insecure").run()
@@ -465,7 +452,7 @@ fn without_a_registration_the_step_itself_is_emulated() -> Result<()> {
     assert!(failed.log().contains("not emulated"), "{}", failed.report());
     let argument = insecure("[\"/bin/busybox\", \"echo\", \"-n\", \"two words\"]")?.succeeded();
     assert!(argument.log().contains("two words"), "{}", argument.log());
-    assert_eq!(host_handlers()?, before);
+    assert_eq!(binfmt_handlers()?, before);
     Ok(())
 }
 
@@ -476,7 +463,7 @@ fn a_user_runs_steps_of_other_platforms() -> Result<()> {
         return Ok(());
     }
     let world = world()?;
-    let before = host_handlers()?;
+    let before = binfmt_handlers()?;
     let user = Cofferdam::new()?.run_by(Who::User)?;
     let context = Context::new(
         "ARG REGISTRY\nFROM ${REGISTRY}/busybox\nRUN /bin/sh -c '/bin/uname -m | /bin/cat'\n",
@@ -489,7 +476,7 @@ fn a_user_runs_steps_of_other_platforms() -> Result<()> {
         assert!(log.contains(machine), "{log}");
     }
     assert!(!log.contains("not emulated"), "{log}");
-    assert_eq!(host_handlers()?, before);
+    assert_eq!(binfmt_handlers()?, before);
     Ok(())
 }
 
