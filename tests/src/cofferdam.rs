@@ -317,12 +317,12 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits until a step has printed this text.
+    /// Waits until a step has printed this text, if none has yet.
     ///
     /// # Errors
     /// The program ended without; the error has what it said.
     pub fn wait_for_log(&mut self, text: &str) -> Result<()> {
-        let mut log = String::new();
+        let mut log = self.outcome.log();
         while !log.contains(text) {
             let Ok(line) = self.lines.recv() else {
                 bail!("ended without printing {text:?}:\n{}", self.outcome.report());

@@ -222,6 +222,7 @@ fn unpacked(world: &World) -> Result<usize> {
         }
         Ok(files)
     }
+    world.cofferdam.settle()?;
     count(&world.cofferdam.root().join("layers"))
 }
 

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -86,10 +87,20 @@ fn sixteen_steps_of_two_engines_have_addresses_of_their_own() -> Result<()> {
         return Ok(());
     }
     let world = World::new()?;
+    // None ends before all have begun.
+    let begun = AtomicUsize::new(0);
+    let meeting = Web::start_on(host_address()?, move |_| {
+        let (started, own) = (Instant::now(), begun.fetch_add(1, Ordering::SeqCst) + 1);
+        while begun.load(Ordering::SeqCst) < 32 && started.elapsed() < Duration::from_secs(120) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        WebAnswer::body(format!("{own}\n"))
+    })?;
     let mut text = "ARG REGISTRY\nFROM ${REGISTRY}/busybox AS base\n".to_owned();
     for stage in 0..16 {
+        let meet = format!("wget -q -O - {}", meeting.url("/"));
         text += &format!(
-            "FROM base AS s{stage}\nRUN echo {stage} $(ip -o -4 addr show eth0); sleep 1\n"
+            "FROM base AS s{stage}\nRUN echo {stage} $(ip -o -4 addr show eth0); {meet}\n"
         );
     }
     text += "FROM scratch\n";

@@ -119,6 +119,8 @@ fn damage_is_found_repaired_and_not_used() -> Result<()> {
     let context = Context::new("FROM scratch\nCOPY f /f\n")?;
     context.file("f", "contents")?;
     let _ = world.build(&context).run()?.succeeded();
+    // What puts all of it on the disk has the database open.
+    world.cofferdam.settle()?;
     let packs = world.cofferdam.root().join("packs");
     let pack = fs::read_dir(&packs)?
         .flatten()

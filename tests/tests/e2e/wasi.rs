@@ -387,7 +387,7 @@ fn an_interrupt_ends_a_program_that_computes() -> Result<()> {
     running.interrupt()?;
     let ended = running.finish()?;
     assert_eq!(ended.code, Some(exit::INTERRUPTED), "{}", ended.report());
-    assert!(interrupted.elapsed() < Duration::from_secs(10), "{:?}", interrupted.elapsed());
+    assert!(interrupted.elapsed() < Duration::from_secs(60), "{:?}", interrupted.elapsed());
     Ok(())
 }
 
