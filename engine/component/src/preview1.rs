@@ -84,3 +84,83 @@ fn with_exit_codes(module: &[u8]) -> Result<Vec<u8>, String> {
 fn text(error: impl Display) -> String {
     format!("{error:#}")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use wasm_encoder::{
+        CodeSection, ExportKind, ExportSection, Function, FunctionSection, MemorySection,
+        MemoryType, TypeSection, ValType,
+    };
+
+    use super::*;
+    use crate::{Limits, ProgramRun, Runtime};
+
+    /// A module that ends with `code`, or, without one, in the usual way.
+    fn ending_with(code: Option<i32>) -> Vec<u8> {
+        let (mut types, mut imports) = (TypeSection::new(), ImportSection::new());
+        types.ty().function([ValType::I32], []);
+        types.ty().function([], []);
+        imports.import(PREVIEW1, "proc_exit", EntityType::Function(0));
+        let mut functions = FunctionSection::new();
+        functions.function(1);
+        let mut memories = MemorySection::new();
+        let (minimum, maximum, memory64, shared) = (1, None, false, false);
+        memories.memory(MemoryType { minimum, maximum, memory64, shared, page_size_log2: None });
+        let mut exports = ExportSection::new();
+        exports.export("_start", ExportKind::Func, 1).export("memory", ExportKind::Memory, 0);
+        let mut body = Function::new([]);
+        if let Some(code) = code {
+            body.instructions().i32_const(code).call(0);
+        }
+        body.instructions().end();
+        let mut bodies = CodeSection::new();
+        bodies.function(&body);
+        let mut module = Module::new();
+        module.section(&types).section(&imports).section(&functions).section(&memories);
+        module.section(&exports).section(&bodies);
+        module.finish()
+    }
+
+    #[tokio::test]
+    async fn a_module_ends_with_its_own_code() {
+        let runtime = Runtime::new(None, Limits::default()).unwrap();
+        // The status of a process is a byte.
+        let cases = [
+            (None, 0),
+            (Some(0), 0),
+            (Some(1), 1),
+            (Some(7), 7),
+            (Some(255), 255),
+            (Some(300), 44),
+        ];
+        for (code, ended) in cases {
+            let program = runtime.load_program("program", &ending_with(code)).unwrap();
+            let run = ProgramRun {
+                args: vec!["program".into()],
+                env: Vec::new(),
+                cwd: "/".into(),
+                preopens: Vec::new(),
+                network: false,
+                memory: None,
+                compute_time: None,
+                output: Arc::new(|_, _| {}),
+            };
+            assert_eq!(program.run(run).await.unwrap(), ended, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_module_of_the_first_preview_is_refused_by_name() {
+        let mut module = Module::new();
+        let (mut types, mut imports) = (TypeSection::new(), ImportSection::new());
+        types.ty().function([], []);
+        imports.import("env", "magic", EntityType::Function(0));
+        let broken = module.section(&types).section(&imports).clone().finish();
+        let error = component(&broken).unwrap_err();
+        assert!(error.contains("env") && error.contains("magic"), "{error}");
+        let error = component(b"\0asm\x01\0\0\0\x02\x05nonsense").unwrap_err();
+        assert!(error.contains("offset"), "{error}");
+    }
+}
