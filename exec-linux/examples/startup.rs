@@ -45,6 +45,8 @@ async fn measure() -> Result<(), Box<dyn std::error::Error>> {
         std::fs::write(lower.join(format!("file{number}")), [])?;
         lowers.push(lower);
     }
+    let all = Entitlements { network_host: true, ..Entitlements::default() };
+    let granted = all.grant(Privileges { network, ..Privileges::default() })?;
     let (mut steps, mut plain) = (Vec::new(), Vec::new());
     for number in 0..count {
         let [upper, work] = ["u", "w"].map(|name| dir.path().join(format!("{name}{number}")));
@@ -59,15 +61,12 @@ async fn measure() -> Result<(), Box<dyn std::error::Error>> {
             cwd: "/".into(),
             user: User::default(),
             hostname: "bench".into(),
-            network,
-            security: Security::Sandbox,
+            privileges: granted.clone(),
             execution: Execution::Native,
             no_new_privileges: true,
             hosts: Some(String::new()),
             resolv_conf: Some(String::new()),
             limits: Limits::default(),
-            cgroup_parent: String::new(),
-            entitlements: Entitlements { network_host: true, ..Entitlements::default() },
         };
         let (output, _nobody_listens) = tokio::sync::mpsc::channel(1);
         let started = Instant::now();

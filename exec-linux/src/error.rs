@@ -2,15 +2,15 @@
 
 use std::io;
 
-use crate::authorize::Denied;
+use crate::check::Invalid;
 use crate::wire::{Failure, FailureKind};
 
 /// Why a step did not run to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The step may not have what it asks for.
+    /// A value of the step cannot be carried out.
     #[error(transparent)]
-    Denied(#[from] Denied),
+    Invalid(#[from] Invalid),
     /// The program is not there. A shell would give exit code 127.
     #[error("{0}")]
     ProgramNotFound(String),

@@ -1,7 +1,7 @@
 //! One process in one sandbox: namespaces, mounts, capabilities, seccomp, cgroups.
 //!
 //! **Invariant:** this crate never knows the solver, LLB or the store. It gets a [`Step`] of plain
-//! data, asks [`authorize`] whether the step may run, and gives back its output and [`Exit`].
+//! data with the privileges that it was [`Granted`], and gives back its output and [`Exit`].
 //!
 //! # Process model
 //!
@@ -36,9 +36,10 @@
 //! All mounts live in the step's mount namespace only. Whatever is killed, nothing stays mounted
 //! on the host.
 
-mod authorize;
 mod cgroup;
+mod check;
 mod emulation;
+mod entitlement;
 mod error;
 mod network;
 mod rlimits;
@@ -53,8 +54,9 @@ mod user;
 mod user_namespace;
 mod wire;
 
-pub use authorize::{Denied, authorize};
+pub use check::Invalid;
 pub use emulation::{Emulator, Emulators, Execution, Means, Missing, Rejected};
+pub use entitlement::{Denied, Entitlements, Granted, Privileges};
 pub use error::Error;
 pub use network::{
     Chosen, Imitator, Namespace, NetworkConfig, NetworkKind, NetworkMode, Networks,
@@ -63,8 +65,8 @@ pub use network::{
 pub use runner::{Config, Exit, Runner};
 pub use sandbox::{HELPER_ARGV0, sandbox_entry};
 pub use step::{
-    BindSource, Entitlements, Limits, Mount, Network, Overlay, Restrictions, Rlimit, Rootfs,
-    Security, Step, Swap, User,
+    BindSource, Limits, Mount, Network, Overlay, Restrictions, Rlimit, Rootfs, Security, Step,
+    Swap, User,
 };
 pub use streams::{Input, Stream, Streams, TerminalEvent, TerminalSize};
 pub use user::{UserError, lookup_user};

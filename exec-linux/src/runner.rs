@@ -18,8 +18,8 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::authorize::{Authorized, authorize};
 use crate::cgroup::{Engine, Hierarchies};
+use crate::check::{Checked, check};
 use crate::emulation::binfmt::Registry;
 use crate::emulation::{Emulators, Execution};
 use crate::error::Error;
@@ -122,7 +122,7 @@ impl Shared {
         step: &Step,
         network: Option<&'a Namespace>,
     ) -> impl Iterator<Item = (Lent, BorrowedFd<'a>)> {
-        let user_namespace = match step.security {
+        let user_namespace = match step.privileges.security {
             Security::Sandbox => self.user_namespace.as_ref().ok(),
             // What it may do, it may do to the host.
             Security::Insecure => None,
@@ -148,7 +148,7 @@ impl Shared {
         let Execution::Emulated(emulator) = &step.execution else { return Ok(()) };
         // Nothing is ever registered in the namespace that everybody else is in.
         let shared_with_all = rootless::in_initial_namespace();
-        if step.security == Security::Insecure && shared_with_all {
+        if step.privileges.security == Security::Insecure && shared_with_all {
             return Err("a step with `--security=insecure` is in the host's user namespace".into());
         }
         let (shared, architecture) = (self.clone(), emulator.architecture.clone());
@@ -297,7 +297,7 @@ impl Runner {
         cancel: CancellationToken,
         held: impl Send + 'static,
     ) -> Result<Exit, Error> {
-        let step = authorize(step)?;
+        let step = check(step)?;
         let cancel = cancel.child_token();
         let running = supervise(self.shared.clone(), step, streams, cancel.clone());
         // A task of its own, so that the step is seen to its end when this future is dropped.
@@ -328,12 +328,12 @@ impl Runner {
 
 async fn supervise(
     shared: Arc<Shared>,
-    step: Authorized,
+    step: Checked,
     streams: Streams,
     cancel: CancellationToken,
 ) -> Result<Exit, Error> {
     let starting = Error::helper("starting the sandbox helper");
-    let Authorized(mut step) = step;
+    let Checked(mut step) = step;
     if shared.oci_runtime.is_some() && matches!(step.execution, Execution::Emulated(_)) {
         // It makes a user namespace of its own, in which no emulator is registered.
         let message = "a step for another platform cannot be run by an OCI runtime";
@@ -344,11 +344,11 @@ async fn supervise(
         // Whoever does not listen does not miss it.
         _ = streams.output.send((Stream::Stderr, text.into())).await;
     }
-    let hierarchies = match (step.cgroup_parent.as_str(), &shared.oci_runtime) {
+    let hierarchies = match (step.privileges.cgroup_parent.as_str(), &shared.oci_runtime) {
         ("", _) | (_, Some(_)) => None,
         (parent, None) => Some(Hierarchies::below(parent)),
     };
-    let network = step.network;
+    let network = step.privileges.network;
     // Some networks end with this value.
     let namespace = tokio::select! {
         namespace = shared.networks.namespace(network) => namespace?,
@@ -359,6 +359,7 @@ async fn supervise(
     let Helper { id, process: mut helper, mut socket } = shared.helper().map_err(starting)?;
     let order = wire::encode(&Task::Step(Box::new(Order {
         id,
+        privileges: (*step.privileges).clone(),
         step,
         state_dir: shared.state_dir.clone(),
         hierarchies,

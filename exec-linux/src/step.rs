@@ -1,11 +1,12 @@
 //! What a step is: plain data that the engine fills in and the helper reads. Nothing here is
-//! checked; that is [`crate::authorize`]'s task. What the paths hold is the caller's affair.
+//! checked; that is [`crate::Runner`]'s task. What the paths hold is the caller's affair.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::emulation::Execution;
+use crate::entitlement::Granted;
 
 /// One process to run, with everything it may see.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,10 +26,9 @@ pub struct Step {
     pub user: User,
     /// The host name.
     pub hostname: String,
-    /// The network that it sees.
-    pub network: Network,
-    /// How much it is confined.
-    pub security: Security,
+    /// What it has that not every step has.
+    #[serde(skip)]
+    pub privileges: Granted,
     /// How its programs, and those that they start, are executed.
     #[serde(default)]
     pub execution: Execution,
@@ -42,11 +42,6 @@ pub struct Step {
     pub resolv_conf: Option<String>,
     /// Resource limits.
     pub limits: Limits,
-    /// The cgroup below which the step gets its own, from the root of the hierarchies on; the
-    /// runner's if it is empty. It needs [`Entitlements::cgroup_parent`].
-    pub cgroup_parent: String,
-    /// What the build was granted.
-    pub entitlements: Entitlements,
 }
 
 /// Where the root file system comes from.
@@ -168,7 +163,7 @@ pub enum Network {
     /// What [`crate::NetworkConfig`] says: a network of its own, if one can be had.
     #[default]
     Default,
-    /// The host's network, asked for by name; needs [`Entitlements::network_host`].
+    /// The host's network, asked for by name; needs [`crate::Entitlements::network_host`].
     Host,
     /// A network of its own with nothing but the loopback device.
     None,
@@ -180,7 +175,7 @@ pub enum Security {
     /// Docker's default capabilities and seccomp filter, masked `/proc`, read-only `/sys`.
     #[default]
     Sandbox,
-    /// All capabilities, no filter; needs [`Entitlements::security_insecure`].
+    /// All capabilities, no filter; needs [`crate::Entitlements::security_insecure`].
     Insecure,
 }
 
@@ -226,15 +221,4 @@ pub struct Rlimit {
     pub soft: u64,
     /// How far the process may raise it.
     pub hard: u64,
-}
-
-/// What a build was granted; nothing by default.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entitlements {
-    /// `network.host`
-    pub network_host: bool,
-    /// `security.insecure`
-    pub security_insecure: bool,
-    /// The [`Step::cgroup_parent`] that the user named.
-    pub cgroup_parent: String,
 }

@@ -15,6 +15,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::cgroup::Hierarchies;
+use crate::entitlement::Privileges;
 use crate::step::Step;
 use crate::streams::InputKind;
 
@@ -41,8 +42,10 @@ pub enum Task {
 pub struct Order {
     /// Unique among the steps of this host; names the cgroup and the scratch directory.
     pub id: String,
-    /// The checked step.
+    /// The checked step, without its privileges.
     pub step: Step,
+    /// Its privileges.
+    pub privileges: Privileges,
     /// A directory that the helper may use for this engine.
     pub state_dir: PathBuf,
     /// Where the cgroups are to be made, if not where they are ahead of the step.

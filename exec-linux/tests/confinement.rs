@@ -1,5 +1,7 @@
 //! What a step cannot do. Tests for published attacks carry their number from attacks.md.
 
+#[path = "support/privileges.rs"]
+mod privileges;
 mod support;
 
 use std::fs;
@@ -7,6 +9,7 @@ use std::os::unix::fs::symlink;
 
 use cofferdam_exec_linux::*;
 use expect_test::{Expect, expect};
+use privileges::granted;
 use support::Bench;
 
 async fn check(script: &str, change: impl FnOnce(&mut Step), expected: Expect) {
@@ -66,25 +69,15 @@ async fn b6_capabilities_are_as_declared() {
 }
 
 #[tokio::test]
-async fn insecure_needs_its_entitlement() {
+async fn insecure_has_all_privileges() {
     let script = "grep Seccomp: /proc/self/status; ls /dev/kmsg
         mkdir /m && mount -t tmpfs none /m && echo mounted";
-    let insecure = |step: &mut Step| step.security = Security::Insecure;
-    check(
-        script,
-        insecure,
-        expect![[r#"
-        error None: entitlement `security.insecure` is not granted to this build
-    "#]],
-    )
-    .await;
-    let granted = |step: &mut Step| {
-        step.security = Security::Insecure;
-        step.entitlements.security_insecure = true;
+    let insecure = |step: &mut Step| {
+        step.privileges = granted(Network::Default, Security::Insecure);
     };
     check(
         script,
-        granted,
+        insecure,
         expect![[r#"
         Seccomp:	0
         /dev/kmsg
@@ -196,7 +189,7 @@ async fn devices() {
 async fn network_none_has_only_loopback() {
     check(
         "ls /sys/class/net; ip -o -4 addr",
-        |s| s.network = Network::None,
+        |s| s.privileges = granted(Network::None, Security::Sandbox),
         expect![[r#"
         lo
         1: lo    inet 127.0.0.1/8 scope host lo\       valid_lft forever preferred_lft forever

@@ -1,6 +1,8 @@
 //! Steps for other architectures, with Debian's emulators (package qemu-user-static) and its
 //! busybox-static of those architectures.
 
+#[path = "support/privileges.rs"]
+mod privileges;
 mod support;
 
 use std::fs;
@@ -10,6 +12,7 @@ use std::sync::Mutex;
 
 use cofferdam_exec_linux::*;
 use cofferdam_types::Platform;
+use privileges::granted;
 use support::Bench;
 
 /// A statically linked busybox of a Debian architecture, out of its package.
@@ -156,10 +159,9 @@ async fn emulators_in_a_closed_directory_can_be_used() {
 #[tokio::test]
 async fn a_step_of_the_host_is_emulated_alone() {
     let bench = Bench::new();
-    let granted = Entitlements { security_insecure: true, ..Entitlements::default() };
     let script = "echo \"$0 $1\"; /bin/busybox true";
     let mut step = foreign(&bench, "arm64", "linux/arm64", script);
-    (step.security, step.entitlements) = (Security::Insecure, granted.clone());
+    step.privileges = granted(Network::Default, Security::Insecure);
     step.args.extend(["zero".to_owned(), "one word".to_owned()]);
     let said = bench.run(step).await;
     assert!(said.starts_with("zero one word\n"), "{said}");
@@ -167,7 +169,7 @@ async fn a_step_of_the_host_is_emulated_alone() {
     assert!(said.contains("ode(126)") || said.contains("ode(127)"), "{said}");
     // The machine's own programs need no emulator.
     let mut step = bench.step(&["/bin/probe", "fds"]);
-    (step.security, step.entitlements) = (Security::Insecure, granted.clone());
+    step.privileges = granted(Network::Default, Security::Insecure);
     step.execution = Execution::Emulated(Emulator {
         architecture: "arm64".into(),
         program: "/usr/bin/qemu-aarch64-static".into(),

@@ -1,5 +1,7 @@
 //! What steps find of the network, in each mode.
 
+#[path = "support/privileges.rs"]
+mod privileges;
 mod support;
 
 use std::collections::BTreeSet;
@@ -11,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cofferdam_exec_linux::*;
+use privileges::granted;
 use support::Bench;
 
 /// Answers everybody who connects with a word.
@@ -81,7 +84,8 @@ async fn the_host_and_nothing_can_be_the_default() {
     assert_eq!(bench.run(bench.sh(&fetch())).await, "public\nprivate\nnothing\n");
     let bench = with_mode(NetworkMode::None, vec![]);
     for network in [Network::Default, Network::None] {
-        let step = Step { network, ..bench.sh("ls /sys/class/net; ip -o -4 addr | wc -l") };
+        let privileges = granted(network, Security::Sandbox);
+        let step = Step { privileges, ..bench.sh("ls /sys/class/net; ip -o -4 addr | wc -l") };
         assert_eq!(bench.run(step).await, "lo\n1\n", "{network:?}");
     }
 }
@@ -101,7 +105,8 @@ async fn what_cannot_be_had_is_an_error() {
     assert!(output.starts_with("error None: connecting a step by `"), "{output}");
     assert!(output.ends_with("slirp4netns`: no tun; bye\n"), "{output}");
     // It is of no concern to who does not want it.
-    let alone = Step { network: Network::None, ..bench.sh("echo ran") };
+    let privileges = granted(Network::None, Security::Sandbox);
+    let alone = Step { privileges, ..bench.sh("echo ran") };
     assert_eq!(bench.run(alone).await, "ran\n");
 }
 

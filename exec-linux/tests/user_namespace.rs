@@ -1,5 +1,7 @@
 //! A step's user namespace: who the step is on the host, and that nothing about its files shows it.
 
+#[path = "support/privileges.rs"]
+mod privileges;
 mod support;
 
 use std::fs;
@@ -9,6 +11,7 @@ use std::process::Command;
 
 use cofferdam_exec_linux::*;
 use expect_test::{Expect, expect};
+use privileges::granted;
 use support::Bench;
 
 async fn check(script: &str, change: impl FnOnce(&mut Step), expected: Expect) {
@@ -58,8 +61,7 @@ async fn root_is_nobody_on_the_host() {
 #[tokio::test]
 async fn an_insecure_step_is_the_hosts_root() {
     let insecure = |step: &mut Step| {
-        step.security = Security::Insecure;
-        step.entitlements.security_insecure = true;
+        step.privileges = granted(Network::Default, Security::Insecure);
         step.mounts = vec![Mount::Tmpfs { dest: "/t".into(), size: None }];
     };
     let script = "set -- $(cat /proc/self/uid_map); echo $*; stat -c %u:%g /t /dev/pts /proc/sys
@@ -295,7 +297,7 @@ async fn a_network_of_its_own_is_the_steps_to_use() {
     let script = "probe bind 80; ping -c 1 -w 5 127.0.0.1 | grep -c '1 packets received'";
     check(
         script,
-        |step| step.network = Network::None,
+        |step| step.privileges = granted(Network::None, Security::Sandbox),
         expect![[r#"
             0
             1

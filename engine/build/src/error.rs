@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cofferdam_component::SourceRange;
-use cofferdam_exec_linux::{Exit, Missing};
+use cofferdam_exec_linux::{Denied, Exit, Missing};
 use cofferdam_llb::SourceInfo;
 use cofferdam_solver::SolveError;
 use serde::{Deserialize, Serialize};
@@ -89,12 +89,12 @@ pub enum Error {
         kept: bool,
     },
     /// A step asks for more than the user granted.
-    #[error("process `{command}` needs the entitlement `{entitlement}`, which was not granted")]
+    #[error("process `{command}` {denied}")]
     Denied {
         /// The command.
         command: String,
-        /// What it needs.
-        entitlement: &'static str,
+        /// What it asks for.
+        denied: Denied,
     },
     /// The client has not a secret that is needed.
     #[error("the secret `{id}` is needed for {place}, and the client has none of that name")]
@@ -211,7 +211,7 @@ impl Error {
                     "what this machine can run: cofferdam platforms".into(),
                 ]
             }
-            Self::Denied { entitlement, .. } => vec![format!("grant it: --allow {entitlement}")],
+            Self::Denied { denied, .. } => vec![format!("grant it: {}", denied.flag())],
             Self::NoSecret { id, .. } => vec![format!(
                 "lend it: --secret id={id},src=FILE, or --secret id={id},env=VARIABLE"
             )],
@@ -269,7 +269,7 @@ impl Error {
             Self::Export(_) | Self::Platform { .. } => Kind::Config,
             Self::Sandbox { source, .. } => match self.shell_exit_code() {
                 Some(_) => Kind::Build,
-                None if matches!(source, cofferdam_exec_linux::Error::Denied(_)) => Kind::User,
+                None if matches!(source, cofferdam_exec_linux::Error::Invalid(_)) => Kind::User,
                 None => Kind::Config,
             },
             Self::NoSteps(_) => Kind::Config,

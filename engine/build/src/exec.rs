@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cofferdam_exec_linux::{
-    BindSource, Execution, Exit, Limits, Means, Mount as StepMount, Network, Overlay, Restrictions,
-    Rlimit, Rootfs, Security, Step, Stream as StepStream, Streams, Swap, User, lookup_user,
+    BindSource, Execution, Exit, Granted, Limits, Means, Mount as StepMount, Overlay, Restrictions,
+    Rlimit, Rootfs, Step, Stream as StepStream, Streams, Swap, User, lookup_user,
 };
 use cofferdam_llb::{
-    CacheSharing, ExecOp, LinuxResources, Meta, Mount, MountKind, NetMode, Op, OpKind,
-    SecurityMode, Ulimit, Vertex,
+    CacheSharing, ExecOp, LinuxResources, Meta, Mount, MountKind, Op, OpKind, Ulimit, Vertex,
 };
 use cofferdam_solver::{Context, Stream};
 use cofferdam_store::{Layer, LayerDir, Selection, Snapshot, Store, Tree, Watch};
@@ -25,7 +24,7 @@ use crate::failed_step::{self, Failed};
 use crate::graph::BuildContext;
 use crate::mounts::{self, CacheDir, Lent, Taken};
 use crate::vertex::{OpKey, blocking};
-use crate::{Entitlements, Error, network, wasi};
+use crate::{Error, network, wasi};
 
 /// The host name that BuildKit gives steps.
 const HOSTNAME: &str = "buildkitsandbox";
@@ -87,6 +86,7 @@ fn reads(exec: &ExecOp, input: usize) -> Option<Vec<Selection>> {
 pub(crate) async fn run(
     context: &BuildContext,
     vertex: &Vertex,
+    granted: Granted,
     inputs: Vec<Snapshot>,
     progress: &Context,
 ) -> Result<Vec<Snapshot>, Error> {
@@ -95,7 +95,7 @@ pub(crate) async fn run(
         return Err(Error::Internal("only an exec op runs a process".into()));
     };
     if op.platform.as_ref().is_some_and(Platform::is_wasm) {
-        return wasi::run(context, vertex, exec, &inputs, progress).await;
+        return wasi::run(context, vertex, exec, &granted, &inputs, progress).await;
     }
     refuse_unsupported(exec)?;
     let engine = &context.engine;
@@ -103,7 +103,7 @@ pub(crate) async fn run(
     let execution = execution(engine, op).await?;
     let surroundings = Surroundings {
         limits: limits(&context.request.step_limits, vertex.metadata.linux_resources.as_ref()),
-        entitlements: context.request.entitlements.clone(),
+        granted,
         execution,
         no_new_privileges: context.request.no_new_privileges,
     };
@@ -242,7 +242,7 @@ pub(crate) async fn beyond_limit(store: &Store, watches: Arc<[Watch]>) -> Error 
 pub(crate) struct Surroundings {
     /// Without those that the op has, of each process.
     pub(crate) limits: Limits,
-    pub(crate) entitlements: Entitlements,
+    pub(crate) granted: Granted,
     pub(crate) execution: Execution,
     pub(crate) no_new_privileges: bool,
 }
@@ -356,15 +356,7 @@ pub(crate) fn prepare(
         cwd: meta.cwd.clone(),
         user: user(&store.tree(root)?, &meta.user)?,
         hostname: hostname.to_owned(),
-        network: match exec.network {
-            NetMode::Sandbox => Network::Default,
-            NetMode::Host => Network::Host,
-            NetMode::None => Network::None,
-        },
-        security: match exec.security {
-            SecurityMode::Sandbox => Security::Sandbox,
-            SecurityMode::Insecure => Security::Insecure,
-        },
+        privileges: surroundings.granted,
         execution: surroundings.execution,
         no_new_privileges: surroundings.no_new_privileges,
         hosts: Some(hosts),
@@ -372,12 +364,6 @@ pub(crate) fn prepare(
         limits: Limits {
             rlimits: meta.ulimits.iter().map(rlimit).collect(),
             ..surroundings.limits
-        },
-        cgroup_parent: meta.cgroup_parent.clone(),
-        entitlements: cofferdam_exec_linux::Entitlements {
-            network_host: surroundings.entitlements.network_host,
-            security_insecure: surroundings.entitlements.security_insecure,
-            cgroup_parent: surroundings.entitlements.cgroup_parent,
         },
     };
     Ok((step, binds))

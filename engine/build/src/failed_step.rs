@@ -16,9 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::Shared;
 use crate::exec::{self, Bind, Surroundings};
-use crate::graph::check_entitlements;
 use crate::vertex::blocking;
-use crate::{Entitlements, Error, StepExit, mounts, network};
+use crate::{Entitlements, Error, StepExit, entitlement, mounts, network};
 
 /// What lists of what is stored call these records.
 const KIND: &str = "failed";
@@ -201,21 +200,21 @@ pub(crate) async fn enter(
     session: &dyn Session,
     streams: Streams,
 ) -> Result<StepExit, Error> {
-    check_entitlements(&entry.entitlements, &failed.op.kind)?;
     let OpKind::Exec(exec) = &failed.op.kind else {
         return Err(Error::Internal("only an exec op is kept".into()));
     };
     exec::refuse_unsupported(exec)?;
+    let mut exec = exec.clone();
+    // Whose cgroup that is was the build's affair.
+    exec.meta.cgroup_parent.clear();
     let surroundings = Surroundings {
         limits: failed.limits.clone(),
-        entitlements: entry.entitlements,
+        granted: entitlement::grant(&entry.entitlements, &exec)?,
         execution: exec::execution(engine, &failed.op).await?,
         no_new_privileges: false,
     };
     let found = network::find(engine, exec.network).await?;
-    let (store, mut exec) = (engine.store.clone(), exec.clone());
-    // Whose cgroup that is was the build's affair.
-    exec.meta.cgroup_parent.clear();
+    let store = engine.store.clone();
     let caches = mounts::known_caches(&exec, &failed.cache_names, &failed.name);
     let (lent, taken) = mounts::take(&store, session, &exec, caches).await?;
     let secrets = mounts::secret_variables(session, &exec)?;

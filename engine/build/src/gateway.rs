@@ -14,7 +14,8 @@ use cofferdam_solver::Job;
 use cofferdam_store::{Found, NodeKind, Tree};
 use cofferdam_types::{Digest, Platform};
 
-use crate::graph::{BuildContext, OpGraph, check_entitlements};
+use crate::entitlement;
+use crate::graph::{BuildContext, OpGraph};
 use crate::progress::{BuildEvent, Phase, Sink, excerpts};
 use crate::vertex::{OpVertex, blocking};
 use crate::{Error, Excerpt, Failure, missing, source};
@@ -124,13 +125,13 @@ impl BuildContext {
         source: &Source,
         edge: Edge,
     ) -> Result<cofferdam_store::Snapshot, Failure> {
-        for vertex in graph.reachable(&edge) {
-            if let Err(error) = check_entitlements(&self.request.entitlements, &vertex.op.kind) {
-                let excerpts = op_excerpts(source, &vertex.digest);
-                return Err(Failure { excerpts, ..error.into() });
-            }
-        }
-        let ops = OpGraph::new(self, graph, edge)?;
+        // Also where a result is known, or another build is at it.
+        let granted = entitlement::grant_all(&self.request.entitlements, &graph.reachable(&edge));
+        let granted = granted.map_err(|(vertex, error)| Failure {
+            excerpts: op_excerpts(source, &vertex),
+            ..error.into()
+        })?;
+        let ops = OpGraph::new(self, graph, edge, granted)?;
         match job.solve(&ops.vertices, ops.edge).await {
             Ok(record) => Ok(record.value),
             Err(error) => {

@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cofferdam_llb::{Graph, NetMode, OpKind, SecurityMode, Vertex};
+use cofferdam_exec_linux::Granted;
+use cofferdam_llb::{Graph, OpKind, Vertex};
 use cofferdam_solver::Edge;
 use cofferdam_source::Form;
 use cofferdam_types::{Digest, Hasher, Platform};
@@ -11,7 +12,7 @@ use cofferdam_types::{Digest, Hasher, Platform};
 use crate::engine::Shared;
 use crate::progress::warn;
 use crate::vertex::OpVertex;
-use crate::{Entitlements, Error, Request, Sink};
+use crate::{Error, Request, Sink};
 
 /// The solver's view of the ops below one edge.
 pub(crate) struct OpGraph {
@@ -45,12 +46,13 @@ impl BuildContext {
 }
 
 impl OpGraph {
-    /// Takes what `edge` needs. Vertices that depend on a directory of the client get a digest
+    /// Takes what `edge` needs, with what each step of it was granted. Vertices that depend on a directory of the client get a digest
     /// of their own in every build: another client's directory is another directory.
     pub(crate) fn new(
         context: &Arc<BuildContext>,
         graph: &Graph,
         edge: cofferdam_llb::Edge,
+        mut granted: HashMap<Digest, Granted>,
     ) -> Result<Self, Error> {
         let mut digests: HashMap<Digest, Digest> = HashMap::new();
         let mut vertices = HashMap::new();
@@ -84,7 +86,8 @@ impl OpGraph {
                 true => Form::Directory,
                 false => Form::Archive,
             };
-            let op = OpVertex::new(context.clone(), vertex.clone(), digest, inputs, form);
+            let granted = granted.remove(&vertex.digest);
+            let op = OpVertex::new(context.clone(), vertex.clone(), digest, inputs, form, granted);
             digests.insert(vertex.digest, digest);
             vertices.insert(digest, Arc::new(op));
         }
@@ -120,16 +123,4 @@ fn mounted(order: &[&Arc<Vertex>]) -> HashSet<Digest> {
         mounted.extend(needed.into_iter().map(|input| input.vertex));
     }
     mounted
-}
-
-/// Refuses what the user did not grant, also where a result is known or another build is at it.
-/// Whether a step may run at all, `exec-linux` decides once more.
-pub(crate) fn check_entitlements(granted: &Entitlements, kind: &OpKind) -> Result<(), Error> {
-    let OpKind::Exec(exec) = kind else { return Ok(()) };
-    let missing = match (exec.network, exec.security) {
-        (NetMode::Host, _) if !granted.network_host => "network.host",
-        (_, SecurityMode::Insecure) if !granted.security_insecure => "security.insecure",
-        _ => return Ok(()),
-    };
-    Err(Error::Denied { command: exec.meta.args.join(" "), entitlement: missing })
 }

@@ -8,6 +8,7 @@ mod agent;
 mod cache;
 mod differences;
 mod engine;
+mod entitlement;
 mod error;
 mod exec;
 mod export;
@@ -34,8 +35,9 @@ mod wasi;
 
 pub use cofferdam_component::{Limits, Warning};
 pub use cofferdam_exec_linux::{
-    Chosen as StepNetwork, Input, Limits as StepLimits, NetworkConfig, NetworkKind, NetworkMode,
-    ParseSubnetError, Streams, Subnet, Swap, TerminalEvent, TerminalSize, host_address,
+    Chosen as StepNetwork, Denied, Entitlements, Input, Limits as StepLimits, NetworkConfig,
+    NetworkKind, NetworkMode, ParseSubnetError, Streams, Subnet, Swap, TerminalEvent, TerminalSize,
+    host_address,
 };
 pub use cofferdam_export::{
     Annotations, Compression, ImageOptions, LayoutFormat, LoadTargets, Loaded, Others, Place,
@@ -48,8 +50,8 @@ pub use failed_step::{Entry, FailedStep, Moment, OutputStream};
 pub use platforms::{How, Means, Missing, Runnable, platforms};
 pub use progress::{BuildEvent, Sink};
 pub use request::{
-    Dangling, Destination, Entitlements, Export, Exported, FileOptions, FrontendChoice,
-    ImageExport, LayoutDestination, Push, Request, Response, WasmArtifact,
+    Dangling, Destination, Export, Exported, FileOptions, FrontendChoice, ImageExport,
+    LayoutDestination, Push, Request, Response, WasmArtifact,
 };
 pub use resolver::{DnsConfig, Resolver};
 pub use state::{

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use cofferdam_exec_linux::Limits;
+use cofferdam_exec_linux::{Entitlements, Limits};
 use cofferdam_export::{ImageOptions, LayoutFormat, LoadTargets, Loaded, Others};
 use cofferdam_registry::{Descriptor, Reference};
 use cofferdam_types::{Digest, Platform};
@@ -33,17 +33,6 @@ pub struct Request {
     pub why: bool,
     /// Privileges that the user grants to steps.
     pub entitlements: Entitlements,
-}
-
-/// Privileges that a step may ask for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Entitlements {
-    /// `network.host`
-    pub network_host: bool,
-    /// `security.insecure`
-    pub security_insecure: bool,
-    /// The cgroup parent that the user named; steps may ask for no other.
-    pub cgroup_parent: String,
 }
 
 /// Who translates a request into a graph.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use cofferdam_exec_linux::Granted;
 use cofferdam_llb::{Op, OpKind};
 use cofferdam_solver::{Change, Context, Edge, InputKey, Key, Leaf, Vertex, VertexError};
 use cofferdam_source::Form;
@@ -23,6 +24,8 @@ pub(crate) struct OpVertex {
     inputs: Vec<Edge>,
     /// How a source keeps what it fetches.
     form: Form,
+    /// What a step may have.
+    granted: Option<Granted>,
     /// What a source turned out to be when its key was asked for.
     resolved: OnceCell<ResolvedSource>,
     /// What its result depends on of the machine's, once its key was asked for.
@@ -43,6 +46,7 @@ impl OpVertex {
         digest: Digest,
         inputs: Vec<Edge>,
         form: Form,
+        granted: Option<Granted>,
     ) -> Self {
         Self {
             context,
@@ -50,6 +54,7 @@ impl OpVertex {
             digest,
             inputs,
             form,
+            granted,
             resolved: OnceCell::new(),
             emulator: OnceCell::new(),
         }
@@ -112,7 +117,13 @@ impl OpVertex {
                 let resolved = self.resolved(progress).await?;
                 Ok(vec![source::fetch(&self.context, resolved, self.form, progress).await?])
             }
-            OpKind::Exec(_) => exec::run(&self.context, &self.vertex, inputs, progress).await,
+            OpKind::Exec(_) => {
+                let granted = self.granted.clone();
+                let granted = granted.ok_or_else(|| {
+                    Error::Internal("nobody decided what the step may have".into())
+                })?;
+                exec::run(&self.context, &self.vertex, granted, inputs, progress).await
+            }
             OpKind::File(file) => file::run(&self.context, file.clone(), inputs).await,
             OpKind::Merge(merge) => {
                 let chain = merge.inputs.iter().map(|input| &inputs[*input as usize]);

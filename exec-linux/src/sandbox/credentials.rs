@@ -44,7 +44,7 @@ pub fn restrict(
     devices_guarded: bool,
     before_filter: impl FnOnce(),
 ) -> Result<()> {
-    let insecure = step.security == Security::Insecure;
+    let insecure = step.privileges.security == Security::Insecure;
     let own = rustix::thread::capabilities(None)
         .doing(|| "reading own capabilities".to_owned())?
         .permitted;

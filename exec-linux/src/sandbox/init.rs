@@ -80,7 +80,7 @@ pub fn run(context: Context<'_>) -> ! {
 
 fn prepare_and_exec(context: &Context<'_>) -> Result<std::convert::Infallible> {
     let step = &context.order.step;
-    let insecure = step.security == Security::Insecure;
+    let insecure = step.privileges.security == Security::Insecure;
     die_with_monitor(&context.monitor)?;
     if !context.in_cgroup {
         context.cgroup.enter_unified().doing(|| "entering the cgroup".to_owned())?;

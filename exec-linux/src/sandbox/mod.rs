@@ -33,6 +33,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 
 use crate::cgroup::Leaf;
 use crate::emulation::{Execution, binfmt};
+use crate::entitlement::Granted;
 use crate::rootless;
 use crate::step::{Network, Security, Step};
 use crate::user_namespace::{self, Ids};
@@ -105,7 +106,8 @@ fn helper() -> ! {
             _ = io::copy(&mut &socket, &mut io::sink());
             exit(0)
         }
-        Ok((Task::Step(order), descriptors)) => {
+        Ok((Task::Step(mut order), descriptors)) => {
+            order.step.privileges = Granted::received(std::mem::take(&mut order.privileges));
             let lent = Namespaces::new(&order.lent, descriptors);
             if let Some(elsewhere) = &order.hierarchies {
                 cgroup.remove();
@@ -206,7 +208,7 @@ fn monitor(
     if order.oci_runtime.is_some() {
         oci::refuse(order, host.privilege)?;
     }
-    let devices_guarded = match (step.security, cgroup.unified(), device_filter) {
+    let devices_guarded = match (step.privileges.security, cgroup.unified(), device_filter) {
         (Security::Insecure, ..) => true,
         // The kernel lets nobody make one.
         _ if host.privilege == Privilege::Namespace => true,
@@ -215,7 +217,7 @@ fn monitor(
         }
         (Security::Sandbox, ..) => false,
     };
-    enter_namespaces(namespaces, step.network)?;
+    enter_namespaces(namespaces, step.privileges.network)?;
     rustix::system::sethostname(step.hostname.as_bytes())
         .doing(|| format!("setting the host name `{}`", step.hostname))?;
     let mut mounted = Mounted::default();

@@ -18,7 +18,7 @@ use super::mount_attributes::{self as attributes, NO_DEV, NO_EXEC, NO_SUID, READ
 use super::paths::{self, Kind};
 use super::stubs::{self, Stubs};
 use super::{Doing, Result, dev};
-use crate::authorize::LOWERS_MAX;
+use crate::check::LOWERS_MAX;
 use crate::step::{BindSource, Mount, Overlay, Restrictions, Rootfs, Security};
 use crate::user_namespace::Ids;
 use crate::wire::Order;
@@ -88,9 +88,9 @@ pub fn build(
     // As long as the host's can be seen.
     let devices = match privilege {
         Privilege::Machine => None,
-        Privilege::Namespace => Some(HostDevices::take(step.security)?),
+        Privilege::Namespace => Some(HostDevices::take(step.privileges.security)?),
     };
-    let sys = sys(privilege, step.security)?;
+    let sys = sys(privilege, step.privileges.security)?;
     let host_proc = match privilege {
         Privilege::Machine => None,
         Privilege::Namespace => Some(
@@ -106,7 +106,7 @@ pub fn build(
             .doing(|| format!("making the mount point `{dest}`"))
     };
     let dev = match devices {
-        None => dev::make(step.security),
+        None => dev::make(step.privileges.security),
         Some(_) => dev::make_without_nodes(),
     };
     let dev = dev.doing(|| "making /dev".to_owned())?;
@@ -150,7 +150,7 @@ pub fn build_bundle<'a>(
     };
     let doing = |name: &str| format!("mounting `{name}` in `{BUNDLE}`");
     place("rootfs", Kind::Directory, &root).doing(|| doing("rootfs"))?;
-    let sys = sys(Privilege::Machine, order.step.security)?;
+    let sys = sys(Privilege::Machine, order.step.privileges.security)?;
     place("sys", Kind::Directory, &sys).doing(|| doing("sys"))?;
     let own = ["/dev", "/proc", "/sys"].map(|dest| (dest, Kind::Directory));
     // What the runtime would make it would leave.

@@ -180,7 +180,7 @@ fn describe(
     let held: &[String] = if step.user.uid == 0 { &capabilities } else { &[] };
     let mut namespaces: Vec<Value> =
         ["pid", "ipc", "uts", "mount", "cgroup"].map(|kind| json!({ "type": kind })).into();
-    match (network, step.network) {
+    match (network, step.privileges.network) {
         (Some(path), _) => namespaces.push(json!({ "type": "network", "path": path })),
         (None, Network::None) => namespaces.push(json!({ "type": "network" })),
         (None, Network::Default | Network::Host) => {}
@@ -228,7 +228,7 @@ fn describe(
 }
 
 fn cgroup_parent(step: &Step) -> &str {
-    match step.cgroup_parent.trim_matches('/') {
+    match step.privileges.cgroup_parent.trim_matches('/') {
         "" => "cofferdam",
         parent => parent,
     }
@@ -304,7 +304,7 @@ pub fn refuse(order: &Order, privilege: Privilege) -> Result<()> {
     if privilege == Privilege::Namespace {
         return unsupported("it is not supported without root");
     }
-    if order.step.security == Security::Insecure {
+    if order.step.privileges.security == Security::Insecure {
         return unsupported("--security=insecure is not supported with it");
     }
     if matches!(order.input, crate::streams::InputKind::Terminal(_)) {

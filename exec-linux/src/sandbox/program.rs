@@ -39,7 +39,7 @@ impl Program {
             let directories = path.split(':').filter(|directory| directory.starts_with('/'));
             directories.map(|directory| format!("{directory}/{name}")).collect()
         };
-        let c_string = |text: String| CString::new(text).expect("authorize refuses NUL bytes");
+        let c_string = |text: String| CString::new(text).expect("check refuses NUL bytes");
         Self {
             name,
             candidates,
@@ -102,7 +102,7 @@ impl Program {
     }
 
     fn execve(&self, path: &str) -> io::Error {
-        let path = CString::new(path).expect("authorize refuses NUL bytes");
+        let path = CString::new(path).expect("check refuses NUL bytes");
         let (arguments, environment) = (pointers(&self.arguments), pointers(&self.environment));
         // SAFETY: all strings are NUL-terminated and both arrays end with a null pointer; all of
         // them outlive the call.
@@ -112,7 +112,7 @@ impl Program {
 
     /// Executes a program with an emulator, which is not in the step's root.
     fn execve_with(&self, emulator: &OwnedFd, path: &str) -> io::Error {
-        let path = CString::new(path).expect("authorize refuses NUL bytes");
+        let path = CString::new(path).expect("check refuses NUL bytes");
         // QEMU's options: the program's own name, and the end of the options.
         let mut words = vec![c"qemu".to_owned(), c"-0".to_owned(), self.arguments[0].clone()];
         words.extend([c"--".to_owned(), path]);

@@ -104,15 +104,12 @@ impl Bench {
             cwd: "/".into(),
             user: User::default(),
             hostname: "buildkitsandbox".into(),
-            network: Network::Default,
-            security: Security::Sandbox,
+            privileges: Granted::default(),
             execution: Execution::Native,
             no_new_privileges: true,
             hosts: Some("127.0.0.1 localhost\n".into()),
             resolv_conf: Some("nameserver 192.0.2.1\n".into()),
             limits: Limits::default(),
-            cgroup_parent: String::new(),
-            entitlements: Entitlements::default(),
         }
     }
 

@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cofferdam_component::{LogStream, Preopen, Program, ProgramRun};
-use cofferdam_llb::{ExecOp, Mount, MountKind, NetMode, SecurityMode, Vertex};
+use cofferdam_exec_linux::{Granted, Network, Security};
+use cofferdam_llb::{ExecOp, Mount, MountKind, Vertex};
 use cofferdam_solver::{Context, Stream};
 use cofferdam_store::{LayerDir, Snapshot, Store, Tree};
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
@@ -40,11 +41,12 @@ pub(crate) async fn run(
     context: &BuildContext,
     vertex: &Vertex,
     exec: &ExecOp,
+    granted: &Granted,
     inputs: &[Snapshot],
     progress: &Context,
 ) -> Result<Vec<Snapshot>, Error> {
     let command = exec.meta.args.join(" ");
-    check(context, exec, &command)?;
+    check(exec, granted)?;
     let allowed = Allowed::of(&context.request.step_limits, vertex, exec);
     allowed.warn(context);
     let shown = exec::shown(exec, inputs);
@@ -69,7 +71,7 @@ pub(crate) async fn run(
         blocking(move || files(&own, &description, &shown, lent)).await?;
     let preopens = directories.iter().map(Directory::preopen).chain(caches).collect();
     let sizes = limits::sizes(&directories);
-    let step = start(exec, &allowed, secrets, &program, preopens, progress);
+    let step = start(exec, granted, &allowed, secrets, &program, preopens, progress);
     let written = directories.iter().map(|directory| &directory.written);
     let watches = written.map(LayerDir::watch).chain(taken.watches()).collect();
     let exit = tokio::select! {
@@ -97,7 +99,7 @@ pub(crate) async fn run(
 }
 
 /// Refuses what a program cannot have.
-fn check(context: &BuildContext, exec: &ExecOp, command: &str) -> Result<(), Error> {
+fn check(exec: &ExecOp, granted: &Granted) -> Result<(), Error> {
     let unsupported = |what: String| Err(Error::Unsupported(format!("{what} on wasi/wasm")));
     // Which a socket is reached through, and WASI has none of that kind.
     if let Some(agent) = exec.mounts.iter().find(|mount| matches!(mount.kind, MountKind::Ssh(_))) {
@@ -106,12 +108,8 @@ fn check(context: &BuildContext, exec: &ExecOp, command: &str) -> Result<(), Err
     if !exec.cdi_devices.is_empty() {
         return unsupported("a device for a step".into());
     }
-    if exec.security == SecurityMode::Insecure {
+    if granted.security == Security::Insecure {
         return unsupported("`--security=insecure`".into());
-    }
-    if exec.network == NetMode::Host && !context.request.entitlements.network_host {
-        let command = command.to_owned();
-        return Err(Error::Denied { command, entitlement: "network.host" });
     }
     Ok(())
 }
@@ -246,6 +244,7 @@ fn select(cache: &Path, part: &str, mount: &Mount) -> Result<OwnedFd, Error> {
 /// Runs the program to its end.
 async fn start(
     exec: &ExecOp,
+    granted: &Granted,
     allowed: &Allowed,
     secrets: Vec<String>,
     program: &Program,
@@ -261,7 +260,7 @@ async fn start(
         env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         cwd: exec.meta.cwd.clone(),
         preopens,
-        network: exec.network == NetMode::Host,
+        network: granted.network == Network::Host,
         memory: allowed.memory,
         compute_time: allowed.compute_time,
         output: Arc::new(move |stream, bytes| {

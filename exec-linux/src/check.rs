@@ -1,65 +1,42 @@
-//! The one checkpoint: whether a step may have what it asks for. Every way to start a process goes
-//! through [`crate::Runner::run`], which calls this first; what is not known to be permitted is
-//! refused. Who grants an entitlement is the caller's affair.
+//! Whether the values of a step can be carried out. Every way to start a process goes through
+//! [`crate::Runner::run`], which asks this first. What a step may have is decided in
+//! [`crate::Entitlements::grant`].
 
 use crate::emulation::Execution;
 use crate::rlimits;
-use crate::step::{Limits, Mount, Network, Rootfs, Security, Step, Swap};
+use crate::step::{Limits, Mount, Rootfs, Step, Swap};
 
-/// Why a step may not run.
+/// A value of a step that cannot be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Denied {
-    /// It asks for something that needs an entitlement the build was not granted.
-    #[error("entitlement `{0}` is not granted to this build")]
-    Entitlement(&'static str),
-    /// It asks for a cgroup that the user has not named.
-    #[error("the cgroup parent `{0}` was not named by the user (--cgroup-parent)")]
-    CgroupParent(String),
-    /// A value that cannot be carried out safely.
-    #[error("{field} {value:?} is not allowed: {why}")]
-    Invalid {
-        /// Which part of the step.
-        field: &'static str,
-        /// Its value.
-        value: String,
-        /// What was expected.
-        why: &'static str,
-    },
+#[error("{field} {value:?} is not allowed: {why}")]
+pub struct Invalid {
+    /// Which part of the step.
+    pub field: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What was expected.
+    pub why: &'static str,
 }
 
-/// A step that was checked. Only [`authorize`] makes one, and only this can be started.
+/// A step that was checked. Only [`check`] makes one, and only this can be started.
 #[derive(Debug)]
-pub struct Authorized(pub(crate) Step);
+pub struct Checked(pub(crate) Step);
 
 /// The longest host name of Linux (`__NEW_UTS_LEN`, uname(2)).
 const HOSTNAME_MAX: usize = 64;
 /// The most layers that overlayfs stacks (`OVL_MAX_STACK`).
 pub(crate) const LOWERS_MAX: usize = 500;
 
-/// Decides whether a step may have the network, security mode and mounts it asks for.
+/// Checks a step.
 ///
 /// # Errors
-/// Says which entitlement is missing, or which value is not allowed.
-pub fn authorize(step: Step) -> Result<Authorized, Denied> {
-    match step.network {
-        Network::Default | Network::None => {}
-        Network::Host if step.entitlements.network_host => {}
-        Network::Host => return Err(Denied::Entitlement("network.host")),
-    }
-    match step.security {
-        Security::Sandbox => {}
-        Security::Insecure if step.entitlements.security_insecure => {}
-        Security::Insecure => return Err(Denied::Entitlement("security.insecure")),
-    }
-    match step.cgroup_parent.as_str() {
-        "" => {}
-        parent if parent == step.entitlements.cgroup_parent => {
-            let parts = || parent.trim_matches('/').split('/');
-            if parts().any(|part| matches!(part, "" | "." | "..")) || parent.contains('\0') {
-                return Err(invalid("cgroup parent", parent, "it must be a path without `..`"));
-            }
-        }
-        _ => return Err(Denied::CgroupParent(step.cgroup_parent)),
+/// Says which value is not allowed.
+pub fn check(step: Step) -> Result<Checked, Invalid> {
+    let parent = step.privileges.cgroup_parent.as_str();
+    let parts = || parent.trim_matches('/').split('/');
+    let invalid_part = |part| matches!(part, "" | "." | "..");
+    if !parent.is_empty() && (parts().any(invalid_part) || parent.contains('\0')) {
+        return Err(invalid("cgroup parent", parent, "it must be a path without `..`"));
     }
     limits(&step.limits)?;
     if let Rootfs::Overlay(overlay) = &step.rootfs {
@@ -108,10 +85,10 @@ pub fn authorize(step: Step) -> Result<Authorized, Denied> {
         }
     }
     step.mounts.iter().try_for_each(mount)?;
-    Ok(Authorized(step))
+    Ok(Checked(step))
 }
 
-fn limits(limits: &Limits) -> Result<(), Denied> {
+fn limits(limits: &Limits) -> Result<(), Invalid> {
     let range = |field, value: Option<u64>, range: std::ops::RangeInclusive<u64>, why| match value {
         Some(value) if !range.contains(&value) => Err(invalid(field, &value.to_string(), why)),
         _ => Ok(()),
@@ -156,7 +133,7 @@ fn name_of(entry: &str) -> &str {
     entry.split_once('=').map_or(entry, |(name, _)| name)
 }
 
-fn mount(mount: &Mount) -> Result<(), Denied> {
+fn mount(mount: &Mount) -> Result<(), Invalid> {
     let dest = mount.dest();
     let refuse = |why| Err(invalid("mount point", dest, why));
     if !dest.starts_with('/') {
@@ -176,14 +153,15 @@ fn mount(mount: &Mount) -> Result<(), Denied> {
     }
 }
 
-fn invalid(field: &'static str, value: &str, why: &'static str) -> Denied {
-    Denied::Invalid { field, value: value.to_owned(), why }
+fn invalid(field: &'static str, value: &str, why: &'static str) -> Invalid {
+    Invalid { field, value: value.to_owned(), why }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::step::{Entitlements, Limits, Overlay, User};
+    use crate::entitlement::{Entitlements, Granted, Privileges};
+    use crate::step::{Limits, Overlay, User};
 
     fn step() -> Step {
         Step {
@@ -197,24 +175,21 @@ mod tests {
             cwd: "/".into(),
             user: User::default(),
             hostname: "h".into(),
-            network: Network::Default,
-            security: Security::Sandbox,
+            privileges: Granted::default(),
             execution: Execution::Native,
             no_new_privileges: true,
             hosts: None,
             resolv_conf: None,
             limits: Limits::default(),
-            cgroup_parent: String::new(),
-            entitlements: Entitlements::default(),
         }
     }
 
     fn answer(change: impl FnOnce(&mut Step)) -> String {
         let mut step = step();
         change(&mut step);
-        match authorize(step) {
+        match check(step) {
             Ok(_) => "yes".to_owned(),
-            Err(denied) => denied.to_string(),
+            Err(invalid) => invalid.to_string(),
         }
     }
 
@@ -223,32 +198,17 @@ mod tests {
     }
 
     #[test]
-    fn privileges_need_their_entitlement() {
-        let granted =
-            Entitlements { network_host: true, security_insecure: true, ..Entitlements::default() };
-        assert_eq!(answer(|_| ()), "yes");
-        assert_eq!(answer(|s| s.network = Network::None), "yes");
-        for (entitlements, network, security) in [
-            (
-                Entitlements::default(),
-                "entitlement `network.host` is not granted to this build",
-                "entitlement `security.insecure` is not granted to this build",
-            ),
-            (granted, "yes", "yes"),
-        ] {
-            let host =
-                |s: &mut Step| (s.network, s.entitlements) = (Network::Host, entitlements.clone());
-            let insecure = |s: &mut Step| {
-                (s.security, s.entitlements) = (Security::Insecure, entitlements.clone());
-            };
-            assert_eq!(answer(host), network);
-            assert_eq!(answer(insecure), security);
-        }
-    }
-
-    #[test]
     fn values_that_cannot_be_carried_out_are_refused() {
-        let cases: [(&str, String); 10] = [
+        let below = |parent: &str| {
+            let cgroup_parent = parent.to_owned();
+            let entitlements =
+                Entitlements { cgroup_parent: cgroup_parent.clone(), ..Entitlements::default() };
+            entitlements.grant(Privileges { cgroup_parent, ..Privileges::default() })
+        };
+        assert_eq!(answer(|_| ()), "yes");
+        assert_eq!(answer(|s| s.privileges = below("a/b").expect("it is granted")), "yes");
+        let cases: [(&str, String); 11] = [
+            ("`..`", answer(|s| s.privileges = below("../a").expect("it is granted"))),
             ("absolute", answer(|s| s.cwd = "x".into())),
             ("missing", answer(|s| s.args.clear())),
             ("\"A\" is not allowed: it contains a NUL", answer(|s| s.env = vec!["A=s\0".into()])),
