@@ -6,10 +6,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cofferdam_exec_linux::{Entitlements, Granted, Network, Privileges, Security};
-use cofferdam_llb::{ExecOp, NetMode, OpKind, SecurityMode, Vertex};
+use cofferdam_llb::{ExecOp, NetMode, OpKind, SecurityMode, Source, Vertex};
 use cofferdam_types::Digest;
 
-use crate::Error;
+use crate::gateway::op_excerpts;
+use crate::{Error, Failure};
 
 /// Decides for all steps, given by their vertices; the result is by their digests in LLB.
 ///
@@ -17,14 +18,18 @@ use crate::Error;
 /// The first step that may not have what it asks for.
 pub(crate) fn grant_all(
     granted: &Entitlements,
+    source: &Source,
     vertices: &[&Arc<Vertex>],
-) -> Result<HashMap<Digest, Granted>, (Digest, Error)> {
+) -> Result<HashMap<Digest, Granted>, Failure> {
     let decide = |vertex: &&Arc<Vertex>| {
         let OpKind::Exec(exec) = &vertex.op.kind else { return None };
         let decided = grant(granted, exec);
         Some(match decided {
             Ok(granted) => Ok((vertex.digest, granted)),
-            Err(error) => Err((vertex.digest, error)),
+            Err(error) => {
+                let excerpts = op_excerpts(source, &vertex.digest);
+                Err(Failure { excerpts, ..error.into() })
+            }
         })
     };
     vertices.iter().filter_map(decide).collect()

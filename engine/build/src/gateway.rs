@@ -126,11 +126,8 @@ impl BuildContext {
         edge: Edge,
     ) -> Result<cofferdam_store::Snapshot, Failure> {
         // Also where a result is known, or another build is at it.
-        let granted = entitlement::grant_all(&self.request.entitlements, &graph.reachable(&edge));
-        let granted = granted.map_err(|(vertex, error)| Failure {
-            excerpts: op_excerpts(source, &vertex),
-            ..error.into()
-        })?;
+        let vertices = graph.reachable(&edge);
+        let granted = entitlement::grant_all(&self.request.entitlements, source, &vertices)?;
         let ops = OpGraph::new(self, graph, edge, granted)?;
         match job.solve(&ops.vertices, ops.edge).await {
             Ok(record) => Ok(record.value),
