@@ -20,7 +20,7 @@ pub(crate) fn grant_all(
     granted: &Entitlements,
     source: &Source,
     vertices: &[&Arc<Vertex>],
-) -> Result<HashMap<Digest, Granted>, Failure> {
+) -> Result<HashMap<Digest, Granted>, Box<Failure>> {
     let decide = |vertex: &&Arc<Vertex>| {
         let OpKind::Exec(exec) = &vertex.op.kind else { return None };
         let decided = grant(granted, exec);
@@ -28,7 +28,7 @@ pub(crate) fn grant_all(
             Ok(granted) => Ok((vertex.digest, granted)),
             Err(error) => {
                 let excerpts = op_excerpts(source, &vertex.digest);
-                Err(Failure { excerpts, ..error.into() })
+                Err(Box::new(Failure { excerpts, ..error.into() }))
             }
         })
     };

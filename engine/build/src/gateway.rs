@@ -127,7 +127,8 @@ impl BuildContext {
     ) -> Result<cofferdam_store::Snapshot, Failure> {
         // Also where a result is known, or another build is at it.
         let vertices = graph.reachable(&edge);
-        let granted = entitlement::grant_all(&self.request.entitlements, source, &vertices)?;
+        let granted = entitlement::grant_all(&self.request.entitlements, source, &vertices);
+        let granted = granted.map_err(|failure| *failure)?;
         let ops = OpGraph::new(self, graph, edge, granted)?;
         match job.solve(&ops.vertices, ops.edge).await {
             Ok(record) => Ok(record.value),
