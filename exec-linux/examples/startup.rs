@@ -46,7 +46,8 @@ async fn measure() -> Result<(), Box<dyn std::error::Error>> {
         lowers.push(lower);
     }
     let all = Entitlements { network_host: true, ..Entitlements::default() };
-    let granted = all.grant(Privileges { network, ..Privileges::default() })?;
+    let granted =
+        all.grant(Privileges { network, ..Privileges::default() }, &DeviceRegistry::default())?;
     let (mut steps, mut plain) = (Vec::new(), Vec::new());
     for number in 0..count {
         let [upper, work] = ["u", "w"].map(|name| dir.path().join(format!("{name}{number}")));

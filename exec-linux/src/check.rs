@@ -133,7 +133,8 @@ fn name_of(entry: &str) -> &str {
     entry.split_once('=').map_or(entry, |(name, _)| name)
 }
 
-fn mount(mount: &Mount) -> Result<(), Invalid> {
+/// Checks where something is mounted.
+pub(crate) fn mount(mount: &Mount) -> Result<(), Invalid> {
     let dest = mount.dest();
     let refuse = |why| Err(invalid("mount point", dest, why));
     if !dest.starts_with('/') {
@@ -160,6 +161,7 @@ fn invalid(field: &'static str, value: &str, why: &'static str) -> Invalid {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cdi::DeviceRegistry;
     use crate::entitlement::{Entitlements, Granted, Privileges};
     use crate::step::{Limits, Overlay, User};
 
@@ -203,7 +205,8 @@ mod tests {
             let cgroup_parent = parent.to_owned();
             let entitlements =
                 Entitlements { cgroup_parent: cgroup_parent.clone(), ..Entitlements::default() };
-            entitlements.grant(Privileges { cgroup_parent, ..Privileges::default() })
+            let asked = Privileges { cgroup_parent, ..Privileges::default() };
+            entitlements.grant(asked, &DeviceRegistry::default())
         };
         assert_eq!(answer(|_| ()), "yes");
         assert_eq!(answer(|s| s.privileges = below("a/b").expect("it is granted")), "yes");

@@ -36,6 +36,7 @@
 //! All mounts live in the step's mount namespace only. Whatever is killed, nothing stays mounted
 //! on the host.
 
+mod cdi;
 mod cgroup;
 mod check;
 mod emulation;
@@ -54,9 +55,10 @@ mod user;
 mod user_namespace;
 mod wire;
 
+pub use cdi::{CdiConfig, CdiProblem, Device, DeviceRegistry, DeviceRequest, Edits, Node};
 pub use check::Invalid;
 pub use emulation::{Emulator, Emulators, Execution, Means, Missing, Rejected};
-pub use entitlement::{Denied, Entitlements, Granted, Privileges};
+pub use entitlement::{Denied, DeviceGrants, Entitlements, Given, Granted, Privileges};
 pub use error::Error;
 pub use network::{
     Chosen, Imitator, Namespace, NetworkConfig, NetworkKind, NetworkMode, Networks,

@@ -292,11 +292,13 @@ impl Runner {
     /// As [`Runner::run`].
     pub async fn run_holding(
         &self,
-        step: Step,
+        mut step: Step,
         streams: Streams,
         cancel: CancellationToken,
         held: impl Send + 'static,
     ) -> Result<Exit, Error> {
+        let devices = step.privileges.devices.clone();
+        devices.apply(&mut step);
         let step = check(step)?;
         let cancel = cancel.child_token();
         let running = supervise(self.shared.clone(), step, streams, cancel.clone());

@@ -78,8 +78,10 @@ impl Overlay {
 /// What is mounted by [`Mount::Bind`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BindSource {
-    /// A directory, file or socket of the host.
+    /// A directory, file or socket of the engine's.
     Path(PathBuf),
+    /// The same, but of the machine's, on whatever file system.
+    Host(PathBuf),
     /// The union of layers.
     Overlay(Overlay),
 }

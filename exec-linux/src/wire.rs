@@ -15,7 +15,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::cgroup::Hierarchies;
-use crate::entitlement::Privileges;
+use crate::entitlement::Given;
 use crate::step::Step;
 use crate::streams::InputKind;
 
@@ -45,7 +45,7 @@ pub struct Order {
     /// The checked step, without its privileges.
     pub step: Step,
     /// Its privileges.
-    pub privileges: Privileges,
+    pub privileges: Given,
     /// A directory that the helper may use for this engine.
     pub state_dir: PathBuf,
     /// Where the cgroups are to be made, if not where they are ahead of the step.

@@ -88,31 +88,43 @@ fn refused(outcome: &Outcome, entitlement: &str) {
 #[test]
 fn cve_2024_23653_every_way_to_start_a_process_asks_first() -> Result<()> {
     let world = World::new()?;
-    let privileges =
-        [("--security=insecure", "security.insecure"), ("--network=host", "network.host")];
+    let devices = tempfile::tempdir()?;
+    let description = "cdiVersion: 0.6.0\nkind: vendor.com/class\n\
+                       devices: [{name: all, containerEdits: {env: [DEVICE=1]}}]\n";
+    std::fs::write(devices.path().join("vendor.yaml"), description)?;
+    let devices = devices.path().to_str().expect("it is UTF-8");
+    let device = "--device=vendor.com/class=all,required";
+    let privileges = [
+        ("--security=insecure", "security.insecure"),
+        ("--network=host", "network.host"),
+        (device, "device"),
+    ];
+    let described = |arguments: &[&'static str]| [&["--cdi-spec-dir", devices], arguments].concat();
     let onbuild = |flag: &str| serde_json::json!({"OnBuild": [format!("RUN {flag} echo it ran")]});
     for (flag, entitlement) in privileges {
         let plain = format!("FROM busybox\nRUN {flag} echo it ran\n");
-        refused(&world.run(&plain, &[])?, entitlement);
+        refused(&world.run(&plain, &described(&[]))?, entitlement);
         // Another grant is no grant.
-        let other = privileges.iter().find(|(_, other)| *other != entitlement).expect("two");
-        refused(&world.run(&plain, &["--allow", other.1])?, entitlement);
+        let other = privileges.iter().find(|(_, other)| *other != entitlement).expect("three");
+        refused(&world.run(&plain, &described(&["--allow", other.1]))?, entitlement);
 
         let name = entitlement.replace('.', "-");
         let base = world.image(&name, onbuild(flag), &[])?;
-        let arguments = ["--build-context", &base];
+        let arguments = ["--cdi-spec-dir", devices, "--build-context", &base];
         refused(&world.run(&format!("FROM {name}\n"), &arguments)?, entitlement);
 
         // Once it is granted it runs, and is in the cache; then it is not granted any more.
-        let granted = world.run(&plain, &["--allow", entitlement])?.succeeded();
+        let granted = world.run(&plain, &described(&["--allow", entitlement]))?.succeeded();
         assert!(granted.log().contains("it ran"), "{}", granted.report());
-        refused(&world.run(&plain, &[])?, entitlement);
+        refused(&world.run(&plain, &described(&[]))?, entitlement);
 
         // The shell in a failed step.
         let failing = format!("FROM busybox\nRUN {flag} echo failing && exit 3\n");
-        let _ = world.run(&failing, &["--allow", entitlement])?.ended(exit::BUILD);
+        let _ = world.run(&failing, &described(&["--allow", entitlement]))?.ended(exit::BUILD);
         for grant in [&[][..], &["--allow", other.1]] {
-            let arguments = [&["debug"], grant, &["--", "echo", "it ran"]].concat();
+            let arguments =
+                [&["debug", "--cdi-spec-dir", devices][..], grant, &["--", "echo", "it ran"]]
+                    .concat();
             let output = world.command(&arguments, b"")?;
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             if String::from_utf8_lossy(&output.stdout).contains("it ran") {
@@ -120,7 +132,8 @@ fn cve_2024_23653_every_way_to_start_a_process_asks_first() -> Result<()> {
             }
             assert!(said.contains(entitlement), "{said}");
         }
-        let allowed = ["debug", "--allow", entitlement, "--", "echo", "it ran"];
+        let granted = ["--allow", entitlement, "--", "echo", "it ran"];
+        let allowed = [&["debug", "--cdi-spec-dir", devices][..], &granted].concat();
         let output = world.command(&allowed, b"")?;
         assert_eq!(String::from_utf8_lossy(&output.stdout), "it ran\n");
     }
@@ -144,10 +157,11 @@ fn cve_2024_23653_every_way_to_start_a_process_asks_first() -> Result<()> {
         assert!(answer.contains(entitlement), "{answer}");
     }
 
-    // A device, which no entitlement grants yet.
-    for device in ["vendor.com/class=all", "vendor.com/class=all,required", "/dev/kmsg"] {
+    // Another device than the one that is granted, and what is no name of one.
+    for device in ["vendor.com/class", "vendor.com/class=*", "vendor.com/class=all", "/dev/kmsg"] {
         let dockerfile = format!("FROM busybox\nRUN --device={device} echo it ran\n");
-        let outcome = world.run(&dockerfile, &["--allow", "device=vendor.com/class=all"])?;
+        let outcome =
+            world.run(&dockerfile, &described(&["--allow", "device=vendor.com/class=other"]))?;
         if outcome.log().contains("it ran") {
             works(format!("a step has the device {device}"));
         }

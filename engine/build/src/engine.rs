@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use cofferdam_component::{FileOps, Frontend, Limits, Program, Runtime};
-use cofferdam_exec_linux::{Emulators, NetworkConfig, Runner, Streams};
+use cofferdam_exec_linux::{CdiConfig, Emulators, NetworkConfig, Runner, Streams};
 use cofferdam_export::{Owners, PlatformImage};
 use cofferdam_registry::{Client, ClientConfig};
 use cofferdam_session::Session;
@@ -46,6 +46,8 @@ pub struct Config {
     pub network: NetworkConfig,
     /// What this process may do on the machine.
     pub privilege: Privilege,
+    /// Where the machine's devices are described, and which every build may have.
+    pub cdi: CdiConfig,
     /// Directories in which QEMU is looked for, for steps of other platforms.
     pub qemu_directories: Vec<PathBuf>,
     /// Limits for components.
@@ -99,6 +101,7 @@ pub(crate) struct Shared {
     pub(crate) resolver: Resolver,
     network: NetworkConfig,
     pub(crate) privilege: Privilege,
+    pub(crate) cdi: CdiConfig,
     pub(crate) emulators: Emulators,
     oci_runtime: Option<PathBuf>,
     runtime: Runtime,
@@ -184,6 +187,7 @@ impl Engine {
                 resolver: config.resolver,
                 network,
                 privilege: config.privilege,
+                cdi: config.cdi,
                 emulators: Emulators::new(config.qemu_directories),
                 oci_runtime: config.oci_runtime,
                 runtime,

@@ -5,12 +5,35 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cofferdam_exec_linux::{Entitlements, Granted, Network, Privileges, Security};
-use cofferdam_llb::{ExecOp, NetMode, OpKind, SecurityMode, Source, Vertex};
+use cofferdam_exec_linux::{
+    CdiConfig, DeviceRegistry, DeviceRequest, Entitlements, Granted, Network, Privileges, Security,
+};
+use cofferdam_llb::{CdiDevice, ExecOp, NetMode, OpKind, SecurityMode, Source, Vertex};
 use cofferdam_types::Digest;
 
 use crate::gateway::op_excerpts;
+use crate::vertex::blocking;
 use crate::{Error, Failure};
+
+/// Reads what devices there are, if a step asks for one.
+pub(crate) async fn devices(
+    config: &CdiConfig,
+    mut steps: impl Iterator<Item = &ExecOp>,
+) -> Result<DeviceRegistry, Error> {
+    let config = config.clone();
+    match steps.any(|exec| !exec.cdi_devices.is_empty()) {
+        true => blocking(move || Ok(DeviceRegistry::read(&config))).await,
+        false => Ok(DeviceRegistry::default()),
+    }
+}
+
+/// The steps among vertices.
+pub(crate) fn steps<'a>(vertices: &'a [&Arc<Vertex>]) -> impl Iterator<Item = &'a ExecOp> {
+    vertices.iter().filter_map(|vertex| match &vertex.op.kind {
+        OpKind::Exec(exec) => Some(exec),
+        _ => None,
+    })
+}
 
 /// Decides for all steps, given by their vertices; the result is by their digests in LLB.
 ///
@@ -18,12 +41,13 @@ use crate::{Error, Failure};
 /// The first step that may not have what it asks for.
 pub(crate) fn grant_all(
     granted: &Entitlements,
+    devices: &DeviceRegistry,
     source: &Source,
     vertices: &[&Arc<Vertex>],
 ) -> Result<HashMap<Digest, Granted>, Box<Failure>> {
     let decide = |vertex: &&Arc<Vertex>| {
         let OpKind::Exec(exec) = &vertex.op.kind else { return None };
-        let decided = grant(granted, exec);
+        let decided = grant(granted, devices, exec);
         Some(match decided {
             Ok(granted) => Ok((vertex.digest, granted)),
             Err(error) => {
@@ -39,7 +63,11 @@ pub(crate) fn grant_all(
 ///
 /// # Errors
 /// When it may not have what it asks for.
-pub(crate) fn grant(granted: &Entitlements, exec: &ExecOp) -> Result<Granted, Error> {
+pub(crate) fn grant(
+    granted: &Entitlements,
+    devices: &DeviceRegistry,
+    exec: &ExecOp,
+) -> Result<Granted, Error> {
     let asked = Privileges {
         network: match exec.network {
             NetMode::Sandbox => Network::Default,
@@ -51,10 +79,16 @@ pub(crate) fn grant(granted: &Entitlements, exec: &ExecOp) -> Result<Granted, Er
             SecurityMode::Insecure => Security::Insecure,
         },
         cgroup_parent: exec.meta.cgroup_parent.clone(),
+        devices: exec.cdi_devices.iter().map(request).collect(),
     };
     granted
-        .grant(asked)
+        .grant(asked, devices)
         .map_err(|denied| Error::Denied { command: exec.meta.args.join(" "), denied })
+}
+
+/// What a step asks for by the name of a device.
+pub(crate) fn request(device: &CdiDevice) -> DeviceRequest {
+    DeviceRequest { name: device.name.clone(), optional: device.optional }
 }
 
 #[cfg(test)]
@@ -101,7 +135,7 @@ mod tests {
                     let answer = match &decoded {
                         Err(error) => error.to_string(),
                         Ok(Op { kind: OpKind::Exec(exec), .. }) => {
-                            match grant(&entitlements, exec) {
+                            match grant(&entitlements, &DeviceRegistry::default(), exec) {
                                 Ok(_) => "granted".to_owned(),
                                 Err(error) => error.to_string(),
                             }

@@ -211,7 +211,12 @@ impl Error {
                     "what this machine can run: cofferdam platforms".into(),
                 ]
             }
-            Self::Denied { denied, .. } => vec![format!("grant it: {}", denied.flag())],
+            Self::Denied { denied: Denied::NoDevice { .. }, .. } => {
+                vec!["devices of this machine: cofferdam platforms".into()]
+            }
+            Self::Denied { denied, .. } => {
+                denied.flag().into_iter().map(|flag| format!("grant it: {flag}")).collect()
+            }
             Self::NoSecret { id, .. } => vec![format!(
                 "lend it: --secret id={id},src=FILE, or --secret id={id},env=VARIABLE"
             )],

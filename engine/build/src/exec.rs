@@ -97,7 +97,9 @@ pub(crate) async fn run(
     if op.platform.as_ref().is_some_and(Platform::is_wasm) {
         return wasi::run(context, vertex, exec, &granted, &inputs, progress).await;
     }
-    refuse_unsupported(exec)?;
+    for device in &granted.missing_devices {
+        progress.log(Stream::Stderr, format!("cofferdam: there is no device `{device}`\n"));
+    }
     let engine = &context.engine;
     engine.check_steps()?;
     let execution = execution(engine, op).await?;
@@ -481,12 +483,4 @@ pub(crate) async fn execution(engine: &Arc<Shared>, op: &Op) -> Result<Execution
         None => Ok(Execution::Native),
         Some(platform) => Ok(means(engine, platform).await?.execution(platform)),
     }
-}
-
-pub(crate) fn refuse_unsupported(exec: &ExecOp) -> Result<(), Error> {
-    let unsupported = |what: String| Err(Error::Unsupported(what));
-    if !exec.cdi_devices.is_empty() {
-        return unsupported("a device for a step".into());
-    }
-    Ok(())
 }

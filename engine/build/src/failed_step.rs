@@ -203,13 +203,13 @@ pub(crate) async fn enter(
     let OpKind::Exec(exec) = &failed.op.kind else {
         return Err(Error::Internal("only an exec op is kept".into()));
     };
-    exec::refuse_unsupported(exec)?;
     let mut exec = exec.clone();
     // Whose cgroup that is was the build's affair.
     exec.meta.cgroup_parent.clear();
+    let devices = entitlement::devices(&engine.cdi, [&exec].into_iter()).await?;
     let surroundings = Surroundings {
         limits: failed.limits.clone(),
-        granted: entitlement::grant(&entry.entitlements, &exec)?,
+        granted: entitlement::grant(&entry.entitlements, &devices, &exec)?,
         execution: exec::execution(engine, &failed.op).await?,
         no_new_privileges: false,
     };

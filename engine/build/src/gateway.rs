@@ -127,7 +127,9 @@ impl BuildContext {
     ) -> Result<cofferdam_store::Snapshot, Failure> {
         // Also where a result is known, or another build is at it.
         let vertices = graph.reachable(&edge);
-        let granted = entitlement::grant_all(&self.request.entitlements, source, &vertices);
+        let devices = entitlement::devices(&self.engine.cdi, entitlement::steps(&vertices)).await?;
+        let entitlements = &self.request.entitlements;
+        let granted = entitlement::grant_all(entitlements, &devices, source, &vertices);
         let granted = granted.map_err(|failure| *failure)?;
         let ops = OpGraph::new(self, graph, edge, granted)?;
         match job.solve(&ops.vertices, ops.edge).await {

@@ -35,9 +35,9 @@ mod wasi;
 
 pub use cofferdam_component::{Limits, Warning};
 pub use cofferdam_exec_linux::{
-    Chosen as StepNetwork, Denied, Entitlements, Input, Limits as StepLimits, NetworkConfig,
-    NetworkKind, NetworkMode, ParseSubnetError, Streams, Subnet, Swap, TerminalEvent, TerminalSize,
-    host_address,
+    CdiConfig, CdiProblem, Chosen as StepNetwork, Denied, Device, DeviceGrants, Entitlements,
+    Input, Limits as StepLimits, NetworkConfig, NetworkKind, NetworkMode, ParseSubnetError,
+    Streams, Subnet, Swap, TerminalEvent, TerminalSize, host_address,
 };
 pub use cofferdam_export::{
     Annotations, Compression, ImageOptions, LayoutFormat, LoadTargets, Loaded, Others, Place,
@@ -47,7 +47,7 @@ pub use cofferdam_source::GitConfig;
 pub use engine::{Config, Engine, Privilege};
 pub use error::{Diagnostic, Error, Excerpt, Failure, INSTALL_QEMU, Kind, StepExit};
 pub use failed_step::{Entry, FailedStep, Moment, OutputStream};
-pub use platforms::{How, Means, Missing, Runnable, platforms};
+pub use platforms::{How, Means, Missing, Runnable, devices, platforms};
 pub use progress::{BuildEvent, Sink};
 pub use request::{
     Dangling, Destination, Export, Exported, FileOptions, FrontendChoice, ImageExport,

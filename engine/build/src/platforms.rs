@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cofferdam_exec_linux::Emulators;
+use cofferdam_exec_linux::{CdiConfig, CdiProblem, Device, DeviceRegistry, Emulators};
 use cofferdam_types::Platform;
 
 pub use cofferdam_exec_linux::{Means, Missing};
@@ -40,4 +40,10 @@ pub fn platforms(qemu_directories: Vec<PathBuf>) -> Vec<Runnable> {
     };
     let wasm = Runnable { platform: Platform::new("wasi", "wasm"), how: How::Wasmtime };
     Emulators::platforms().into_iter().map(look).chain([wasm]).collect()
+}
+
+/// Lists the devices that steps can ask for by name, and what of their descriptions cannot be read.
+pub fn devices(config: &CdiConfig) -> (Vec<Device>, Vec<CdiProblem>) {
+    let registry = DeviceRegistry::read(config);
+    (registry.devices().collect(), registry.problems)
 }

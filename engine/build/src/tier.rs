@@ -3,11 +3,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use cofferdam_exec_linux::Privileges;
 use cofferdam_llb::{ExecOp, NetMode, OpKind, SecurityMode, Vertex};
 use cofferdam_session::Session;
 
 use crate::gateway::op_excerpts;
-use crate::{Engine, Error, Failure, Means, Request, Sink, exec};
+use crate::{
+    DeviceGrants, Engine, Entitlements, Error, Failure, Means, Request, Sink, entitlement, exec,
+};
 
 /// How much a build needs, the least first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,6 +90,10 @@ impl Engine {
                 };
                 let emulated = !matches!(means, Ok(Means::Native | Means::In32Bits));
                 let lacking = means.err().map(|error| error.to_string());
+                let lacking = match lacking {
+                    None => self.missing_device(op).await?,
+                    lacking => lacking,
+                };
                 let (tier, why) = of(vertex, op, emulated);
                 let excerpts = op_excerpts(&built.source, &vertex.digest);
                 let place = excerpts.first().map(|lines| (lines.file.clone(), lines.start));
@@ -98,6 +105,18 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Why a step cannot have a device that it asks for, whatever it is granted.
+    async fn missing_device(&self, exec: &ExecOp) -> Result<Option<String>, Error> {
+        let registry = entitlement::devices(&self.shared.cdi, [exec].into_iter()).await?;
+        let devices = exec.cdi_devices.iter().map(entitlement::request).collect();
+        let all = DeviceGrants { all: true, ..DeviceGrants::default() };
+        let all = Entitlements { devices: all, ..Entitlements::default() };
+        let denied = all.grant(Privileges { devices, ..Privileges::default() }, &registry).err();
+        Ok(denied.map(|denied| format!("a step {denied}")))
+    }
+}
+
 fn of(vertex: &Vertex, exec: &ExecOp, emulated: bool) -> (Tier, &'static str) {
     match vertex.op.platform.as_ref() {
         Some(platform) if platform.is_wasm() => {
@@ -106,7 +125,9 @@ fn of(vertex: &Vertex, exec: &ExecOp, emulated: bool) -> (Tier, &'static str) {
         _ if exec.security == SecurityMode::Insecure => {
             (Tier::Root, "`--security=insecure` gives it the machine's devices and all privileges")
         }
-        _ if !exec.cdi_devices.is_empty() => (Tier::Root, "it gets a device of the machine"),
+        _ if !exec.cdi_devices.is_empty() => {
+            (Tier::UserNamespace, "it gets a device of the machine, if who builds may open that")
+        }
         _ if exec.network == NetMode::Host => {
             (Tier::UserNamespace, "its program runs on the kernel, in the host's network")
         }

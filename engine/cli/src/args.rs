@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use cofferdam_build::Swap;
 
+use crate::allow::Allow;
 use crate::error::Error;
 
 const EXIT_CODES: &str = "\
@@ -40,6 +41,10 @@ pub struct Cli {
     /// leads, /usr/local/bin and /usr/bin]
     #[arg(long, global = true, value_name = "DIR")]
     pub qemu_dir: Option<PathBuf>,
+    /// Directory with descriptions of devices by the Container Device Interface; what a later one
+    /// says of a device counts [default: /etc/cdi, /var/run/cdi and /etc/buildkit/cdi]
+    #[arg(long = "cdi-spec-dir", global = true, value_name = "DIR")]
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -112,8 +117,8 @@ pub struct Debug {
     #[arg(long)]
     pub input: bool,
     /// Allow the privileged entitlement that the step needs
-    #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
-    pub allow: Vec<Entitlement>,
+    #[arg(long, value_name = "ENTITLEMENT")]
+    pub allow: Vec<Allow>,
     /// What the step had of the user's.
     #[command(flatten)]
     pub lend: Lend,
@@ -269,9 +274,10 @@ pub struct Build {
     /// manifest, index, manifest-descriptor and index-descriptor)
     #[arg(long = "annotation", value_name = "ANNOTATION")]
     pub annotations: Vec<String>,
-    /// Allow extra privileged entitlement
-    #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
-    pub allow: Vec<Entitlement>,
+    /// Allow extra privileged entitlement: network.host, security.insecure, device, or
+    /// device=NAME[,alias=NAME]
+    #[arg(long, value_name = "ENTITLEMENT")]
+    pub allow: Vec<Allow>,
     /// What steps may use.
     #[command(flatten)]
     pub limits: Limits,
@@ -445,17 +451,6 @@ pub enum Dockerfile {
         #[arg(long, value_name = "FORMAT", default_value = "text")]
         format: Format,
     },
-}
-
-/// Privileges for steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Entitlement {
-    /// `RUN --network=host`
-    #[value(name = "network.host")]
-    NetworkHost,
-    /// `RUN --security=insecure`
-    #[value(name = "security.insecure")]
-    SecurityInsecure,
 }
 
 /// What `--security-opt` may say.

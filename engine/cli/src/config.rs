@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cofferdam_build::{DnsConfig, NetworkConfig, NetworkMode};
+use cofferdam_build::{CdiConfig, DnsConfig, NetworkConfig, NetworkMode};
 use cofferdam_registry::{ClientConfig, HostConfig, Mirror};
 use serde::Deserialize;
 use toml::Spanned;
@@ -32,6 +32,8 @@ struct File {
     network: Network,
     #[serde(default)]
     platforms: Platforms,
+    #[serde(default)]
+    cdi: Cdi,
 }
 
 /// `[registry."host"]`, as BuildKit has it.
@@ -122,6 +124,17 @@ struct Platforms {
     qemu_dir: Option<PathBuf>,
 }
 
+/// `[cdi]`, as BuildKit has it.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Cdi {
+    #[serde(default)]
+    disabled: bool,
+    spec_dirs: Option<Vec<PathBuf>>,
+    #[serde(default)]
+    auto_allowed: Vec<String>,
+}
+
 /// Whole seconds, or a number with a unit.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -141,6 +154,16 @@ pub struct Settings {
     pub network: NetworkConfig,
     /// Where QEMU is.
     pub qemu_dir: Option<PathBuf>,
+    /// The machine's devices.
+    pub cdi: CdiConfig,
+}
+
+/// The same with directories that flags name, which go before those of the file.
+pub fn spec_dirs(configured: CdiConfig, named: Vec<PathBuf>) -> CdiConfig {
+    match named.is_empty() {
+        true => configured,
+        false => CdiConfig { spec_dirs: named, ..configured },
+    }
 }
 
 /// Reads the file that the flag names, else the user's or the machine's where there is one, and
@@ -230,6 +253,11 @@ impl Source<'_> {
         }
         if let Some(directory) = file.platforms.qemu_dir {
             settings.qemu_dir = Some(self.beside(&directory));
+        }
+        settings.cdi.disabled = file.cdi.disabled;
+        settings.cdi.auto_allowed = file.cdi.auto_allowed;
+        if let Some(directories) = file.cdi.spec_dirs {
+            settings.cdi.spec_dirs = directories.iter().map(|path| self.beside(path)).collect();
         }
         Ok(settings)
     }
@@ -346,7 +374,7 @@ mod tests {
         std::fs::write(directory.path().join("ca.pem"), "PEM").expect("written");
         std::fs::write(&file, text).expect("written");
         let told = match apply(Some(&file), &|_| None, Settings::default()) {
-            Ok(Settings { registries, dns, network, qemu_dir }) => {
+            Ok(Settings { registries, dns, network, qemu_dir, cdi }) => {
                 let ClientConfig { concurrency, stall_timeout, retry, hosts, .. } = registries;
                 let mut told = format!("{concurrency} {stall_timeout:?} {retry:?}\n");
                 for (name, host) in hosts {
@@ -365,12 +393,37 @@ mod tests {
                 if let Some(directory) = qemu_dir {
                     told += &format!("QEMU in {}\n", directory.display());
                 }
+                if cdi != CdiConfig::default() {
+                    told += &format!("{cdi:?}\n");
+                }
                 told
             }
             Err(error) => format!("{error}\n"),
         };
         let told = told.replace(&directory.path().display().to_string(), "DIR");
         expected.assert_eq(&told);
+    }
+
+    #[test]
+    fn devices_are_configured_as_for_buildkit() {
+        check(
+            r#"
+            [cdi]
+              disabled = true
+              specDirs = ["/opt/cdi", "beside"]
+              autoAllowed = ["vendor.com/class", "vendor.com/other=all"]
+            "#,
+            expect![[r#"
+                6 30s RetryPolicy { attempts: 5, first_pause: 300ms, total_pause: 60s }
+                CdiConfig { disabled: true, spec_dirs: ["/opt/cdi", "DIR/beside"], auto_allowed: ["vendor.com/class", "vendor.com/other=all"] }
+            "#]],
+        );
+        check(
+            "[cdi]\nspecdirs = []",
+            expect![[r#"
+                DIR/config.toml:2: unknown field `specdirs`, expected one of `disabled`, `specDirs`, `autoAllowed`
+            "#]],
+        );
     }
 
     #[test]
@@ -472,7 +525,7 @@ mod tests {
         check(
             "\n[worker]\n",
             expect![[r#"
-            DIR/config.toml:2: unknown field `worker`, expected one of `registry`, `transfers`, `dns`, `network`, `platforms`
+            DIR/config.toml:2: unknown field `worker`, expected one of `registry`, `transfers`, `dns`, `network`, `platforms`, `cdi`
         "#]],
         );
         check(

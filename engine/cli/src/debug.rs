@@ -6,11 +6,12 @@ use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use cofferdam_build::{Config, Engine, Entitlements, Entry, FailedStep, Moment};
+use cofferdam_build::{Config, Engine, Entry, FailedStep, Moment};
 use cofferdam_llb::{Definition, to_json};
 use cofferdam_session::LocalSession;
 
-use crate::args::{Debug, Entitlement};
+use crate::allow;
+use crate::args::Debug;
 use crate::enter::enter;
 use crate::error::{Error, exit};
 use crate::lending::{lend, start_agents};
@@ -46,11 +47,7 @@ async fn debug(args: &Debug, config: Config, style: Style) -> Result<u8, Error> 
         args: args.program.clone(),
         env: Vec::new(),
         moment: if args.input { Moment::Start } else { Moment::Failure },
-        entitlements: Entitlements {
-            network_host: args.allow.contains(&Entitlement::NetworkHost),
-            security_insecure: args.allow.contains(&Entitlement::SecurityInsecure),
-            ..Entitlements::default()
-        },
+        entitlements: allow::entitlements(&args.allow),
     };
     let result = enter(&engine, step, entry, &session, is_terminal).await;
     // The step is gone before this program is, with all its processes.

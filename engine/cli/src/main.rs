@@ -5,11 +5,13 @@
 //!
 //! **Invariant:** it knows nothing below the engine's surface.
 
+mod allow;
 mod args;
 mod ask;
 mod config;
 mod contexts;
 mod debug;
+mod devices;
 mod enter;
 mod error;
 mod lending;
@@ -53,7 +55,7 @@ fn main() -> ExitCode {
     };
     show_logs(colours);
     terminal::guard_panics();
-    let Cli { root: flag, max_storage, config: file, qemu_dir, command } = cli;
+    let Cli { root: flag, max_storage, config: file, qemu_dir, cdi_spec_dirs, command } = cli;
     let done = |()| exit::OK;
     let setup = || {
         let env = |name: &str| std::env::var_os(name);
@@ -63,7 +65,8 @@ fn main() -> ExitCode {
         root::check_owner(&root, rustix::process::geteuid().as_raw())?;
         let privilege = if is_root { Privilege::Root } else { root::become_root(&env) };
         let (file, qemu_dir) = (file.clone(), qemu_dir.clone());
-        Ok(Setup { flag, root, max_storage, file, qemu_dir, privilege })
+        let cdi_spec_dirs = cdi_spec_dirs.clone();
+        Ok(Setup { flag, root, max_storage, file, qemu_dir, cdi_spec_dirs, privilege })
     };
     let result = match command {
         Command::Build(args) => match setup() {

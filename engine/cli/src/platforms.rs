@@ -10,6 +10,7 @@ use cofferdam_build::{
 use serde_json::{Value, json};
 
 use crate::args::Format;
+use crate::devices;
 use crate::error::{Error, exit};
 use crate::report::Style;
 use crate::run::{self, Setup};
@@ -24,14 +25,23 @@ pub fn run(format: Format, setup: Setup, style: Style) -> u8 {
 
 async fn show(format: Format, config: Config) -> Result<u8, Error> {
     let found = platforms(config.qemu_directories.clone());
+    let (devices, problems) = cofferdam_build::devices(&config.cdi);
     // Whoever can run no steps can see what others could.
     let steps = Steps::find(config).await;
     let text = match format {
-        Format::Text => text(&found) + &describe_steps(&steps),
+        Format::Text => {
+            text(&found) + &describe_steps(&steps) + &devices::describe(&devices, &problems)
+        }
         Format::Json => {
             let found: Vec<Value> = found.iter().map(to_json).collect();
             let steps = steps_to_json(&steps);
-            format!("{:#}\n", json!({ "platforms": found, "linux-steps": steps }))
+            let devices: Vec<Value> = devices.iter().map(devices::to_json).collect();
+            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            let all = json!({
+                "platforms": found, "linux-steps": steps,
+                "devices": devices, "unreadable-devices": problems,
+            });
+            format!("{all:#}\n")
         }
     };
     io::stdout().write_all(text.as_bytes()).map_err(|source| Error::File {

@@ -7,15 +7,16 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use cofferdam_build::{
-    Annotations, Destination, Entitlements, Export, FrontendChoice, LayoutDestination, Others,
-    Place, Push, Request,
+    Annotations, Destination, Export, FrontendChoice, LayoutDestination, Others, Place, Push,
+    Request,
 };
 use cofferdam_registry::Reference;
 use cofferdam_session::{LocalSession, SecretSource};
 use cofferdam_types::{ParsePlatformError, Platform};
 use tempfile::TempDir;
 
-use crate::args::{Build, Entitlement, NetworkMode, ProgressMode, SecurityOption};
+use crate::allow;
+use crate::args::{Build, NetworkMode, ProgressMode, SecurityOption};
 use crate::contexts::{NamedContexts, Remote, remote};
 use crate::error::Error;
 use crate::lending::{Keys, lend};
@@ -131,6 +132,9 @@ pub fn prepare(args: &Build, surroundings: Surroundings<'_>) -> Result<Prepared,
     };
     check_stdout(&exports, quiet, stdout_is_terminal)?;
 
+    let mut entitlements = allow::entitlements(&args.allow);
+    entitlements.network_host |= args.network == NetworkMode::Host;
+    entitlements.cgroup_parent = args.limits.cgroup_parent.clone().unwrap_or_default();
     let request = Request {
         frontend: frontend(args.frontend.as_deref())?,
         subrequest: call.map(|call| call.subrequest).unwrap_or_default(),
@@ -142,12 +146,7 @@ pub fn prepare(args: &Build, surroundings: Surroundings<'_>) -> Result<Prepared,
         no_new_privileges: args.security_options.last()
             == Some(&SecurityOption::NoNewPrivileges(true)),
         why: args.why,
-        entitlements: Entitlements {
-            network_host: args.allow.contains(&Entitlement::NetworkHost)
-                || args.network == NetworkMode::Host,
-            security_insecure: args.allow.contains(&Entitlement::SecurityInsecure),
-            cgroup_parent: args.limits.cgroup_parent.clone().unwrap_or_default(),
-        },
+        entitlements,
     };
     Ok(Prepared { request, session, cache_only, insecure, temporary, keys })
 }

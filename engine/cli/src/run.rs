@@ -43,6 +43,8 @@ pub struct Setup {
     pub file: Option<PathBuf>,
     /// `--qemu-dir`
     pub qemu_dir: Option<PathBuf>,
+    /// `--cdi-spec-dir`
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// What the program may do on the machine.
     pub privilege: Privilege,
 }
@@ -113,12 +115,12 @@ fn find_program(name: &Path) -> Result<PathBuf, Error> {
 /// # Errors
 /// When the machine lacks something, or the user's set-up cannot be read.
 pub fn configure(setup: Setup, insecure_registries: &[String]) -> Result<Config, Error> {
-    let Setup { flag: _, root, max_storage, file, qemu_dir, privilege } = setup;
+    let Setup { flag: _, root, max_storage, file, qemu_dir, cdi_spec_dirs, privilege } = setup;
     let env = |name: &str| -> Option<OsString> { std::env::var_os(name) };
     let credentials = Arc::new(root::credentials(&env)?);
     let registries = ClientConfig { credentials, ..ClientConfig::default() };
     let settings = Settings { registries, ..Settings::default() };
-    let Settings { mut registries, dns, mut network, qemu_dir: configured } =
+    let Settings { mut registries, dns, mut network, qemu_dir: configured, cdi } =
         config::apply(file.as_deref(), &env, settings)?;
     for host in insecure_registries {
         registries.hosts.entry(host.clone()).or_default().http = Some(true);
@@ -139,6 +141,7 @@ pub fn configure(setup: Setup, insecure_registries: &[String]) -> Result<Config,
         },
         network,
         privilege,
+        cdi: config::spec_dirs(cdi, cdi_spec_dirs),
         qemu_directories: root::qemu_directories(qemu_dir.or(configured), &env),
         limits: Limits::default(),
         oci_runtime: None,

@@ -3,17 +3,23 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, Uid, chownat, makedev, mkdirat, mknodat, symlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, Uid, chownat, fstat, makedev, mkdirat, mknodat, symlinkat,
+    unlinkat,
 };
+use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
+use super::device_filter::Rule;
 use super::mount_attributes::{NO_DEV, NO_EXEC, NO_SUID};
 use super::mounts::{attach, new_file_system};
 use super::paths::{self, Kind};
-use super::{Doing, Result};
-use crate::step::Security;
+use super::{Doing, Result, failure};
+use crate::cdi::Node;
+use crate::entitlement::Given;
+use crate::step::{Security, User};
 use crate::user_namespace::Ids;
 
 /// Name, major and minor number of the character devices that every step gets.
@@ -50,16 +56,99 @@ const LINKS: [(&str, &str); 6] = [
     ("core", "/proc/kcore"),
 ];
 
+impl Node {
+    /// What the step may do with it, for the device filter.
+    pub fn rule(&self) -> Rule {
+        let Self { block, major, minor, read, write, .. } = *self;
+        Rule { block, major, minor, read, write }
+    }
+}
+
+/// Makes a node of the machine's in a directory, in place of what is there.
+pub fn add_node(dev: &OwnedFd, name: &str, node: &Node, user: &User, ids: Ids) -> Result<()> {
+    let make = || {
+        let (directory, file) = match name.rsplit_once('/') {
+            None => (dev.try_clone()?, name),
+            Some((directory, file)) => {
+                (paths::ensure(dev, directory, Kind::Directory, &mut Plain)?, file)
+            }
+        };
+        let kind = if node.block { FileType::BlockDevice } else { FileType::CharacterDevice };
+        let make = || {
+            let mode = Mode::from_raw_mode(node.mode);
+            mknodat(&directory, file, kind, mode, makedev(node.major, node.minor))
+        };
+        match make() {
+            Err(Errno::EXIST) => {
+                unlinkat(&directory, file, AtFlags::empty())?;
+                make()?;
+            }
+            made => made?,
+        }
+        let uid = Uid::from_raw(ids.host(node.uid.unwrap_or(user.uid))?);
+        let gid = Gid::from_raw(ids.host(node.gid.unwrap_or(user.gid))?);
+        Ok::<_, io::Error>(chownat(
+            &directory,
+            file,
+            Some(uid),
+            Some(gid),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?)
+    };
+    make().doing(|| format!("making the device `/dev/{}`", node.name))
+}
+
+/// Refuses devices that a step may have for one purpose only, where nothing keeps it from others.
+pub fn refuse_restricted(nodes: &[Node]) -> Result<()> {
+    match nodes.iter().find(|node| !(node.read && node.write)) {
+        None => Ok(()),
+        Some(node) => {
+            let reason = "it is to be read only or written only, and here nothing enforces that: \
+                          it takes root and unified cgroups";
+            Err(failure(
+                format!("giving the device `/dev/{}`", node.name),
+                io::Error::new(io::ErrorKind::Unsupported, reason),
+            ))
+        }
+    }
+}
+
+/// Whether everybody, or the user who is this namespace's root, may open a device of the host's.
+fn is_usable(device: &OwnedFd, node: &Node) -> io::Result<bool> {
+    let found = fstat(device)?;
+    let bits = if found.st_uid == 0 { found.st_mode >> 6 } else { found.st_mode };
+    Ok((!node.read || bits & 4 != 0) && (!node.write || bits & 2 != 0))
+}
+
+/// Makes directories that are as any others.
+struct Plain;
+
+impl paths::OnCreate for Plain {
+    fn created(
+        &mut self,
+        _directory: &OwnedFd,
+        _name: &str,
+        _kind: Kind,
+        create: &mut dyn FnMut() -> io::Result<()>,
+    ) -> io::Result<()> {
+        create()
+    }
+}
+
 /// Devices of the host, to be mounted where none can be made.
 pub struct HostDevices(Vec<(String, OwnedFd)>);
 
 impl HostDevices {
     /// Takes those that a step gets, as long as the host's /dev can be seen. The usual ones have to
     /// be there.
-    pub fn take(security: Security) -> Result<Self> {
-        let take = |name: &str| -> io::Result<(String, OwnedFd)> {
+    pub fn take(given: &Given) -> Result<Self> {
+        let security = given.security;
+        let take_path = |path: &Path| -> io::Result<OwnedFd> {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            Ok((name.to_owned(), open_tree(CWD, format!("/dev/{name}"), flags)?))
+            Ok(open_tree(CWD, path, flags)?)
+        };
+        let take = |name: &str| -> io::Result<(String, OwnedFd)> {
+            Ok((name.to_owned(), take_path(&Path::new("/dev").join(name))?))
         };
         let usual = DEVICES.iter().map(|(name, ..)| {
             take(name).doing(|| format!("taking the host's device `/dev/{name}`"))
@@ -69,14 +158,27 @@ impl HostDevices {
             let others = INSECURE_DEVICES.iter().filter(|(name, ..)| !name.contains('/'));
             devices.extend(others.filter_map(|(name, ..)| take(name).ok()));
         }
+        for node in &given.devices.nodes {
+            let device = take_path(&node.host).and_then(|device| match is_usable(&device, node)? {
+                true => Ok(device),
+                false => {
+                    let reason = "its permissions are for others than you, and for groups, which \
+                                  steps without root are not in";
+                    Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
+                }
+            });
+            let device =
+                device.doing(|| format!("taking the host's device `{}`", node.host.display()))?;
+            devices.push((node.name.clone(), device));
+        }
         Ok(Self(devices))
     }
 
     /// Mounts them in a step's /dev, which must be attached.
     pub fn mount(self, dev: &OwnedFd) -> Result<()> {
         for (name, device) in self.0 {
-            paths::create(dev, &name, Kind::File)
-                .and_then(|()| attach(device, paths::resolve(dev, &name)?))
+            paths::ensure(dev, &name, Kind::File, &mut Plain)
+                .and_then(|target| attach(device, target))
                 .doing(|| format!("mounting the device `/dev/{name}`"))?;
         }
         Ok(())

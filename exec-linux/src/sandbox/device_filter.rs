@@ -19,13 +19,55 @@ const JUMP_EQUAL: u8 = 0x15;
 const JUMP_NOT_EQUAL: u8 = 0x55;
 const EXIT: u8 = 0x95;
 
+const DEVICE_BLOCK: i32 = 1;
 const DEVICE_CHARACTER: i32 = 2;
 const ACCESS_MAKE_NODE: i32 = 1;
+const ACCESS_READ: i32 = 2;
+const ACCESS_WRITE: i32 = 4;
 
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_ATTACH: libc::c_long = 8;
 const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const BPF_CGROUP_DEVICE: u32 = 6;
+
+/// A device that a step may use besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    /// Whether it is a block device; else it is a character device.
+    pub block: bool,
+    /// Its major number.
+    pub major: u32,
+    /// Its minor number.
+    pub minor: u32,
+    /// Whether it may be opened for reading.
+    pub read: bool,
+    /// Whether it may be opened for writing.
+    pub write: bool,
+}
+
+impl Rule {
+    /// Allows what the rule does, and goes on behind it with everything else.
+    fn instructions(self) -> [Instruction; 8] {
+        use Instruction as I;
+        const NEXT: i16 = 8 - 1;
+        let kind = if self.block { DEVICE_BLOCK } else { DEVICE_CHARACTER };
+        let read = if self.read { ACCESS_READ } else { 0 };
+        let write = if self.write { ACCESS_WRITE } else { 0 };
+        [
+            I(JUMP_NOT_EQUAL, 2, NEXT, kind),
+            I(JUMP_NOT_EQUAL, 4, NEXT - 1, self.major.cast_signed()),
+            I(JUMP_NOT_EQUAL, 5, NEXT - 2, self.minor.cast_signed()),
+            I(COPY, 0x30, 0, 0),
+            I(AND, 0, 0, !(ACCESS_MAKE_NODE | read | write)),
+            I(JUMP_NOT_EQUAL, 0, NEXT - 5, 0),
+            I(MOVE, 0, 0, 1),
+            I(EXIT, 0, 0, 0),
+        ]
+    }
+}
+
+/// How many instructions of [`PROGRAM`] come before what it decides.
+const LOADS: usize = 6;
 
 /// The program. Its argument is a `struct bpf_cgroup_dev_ctx`: access in the upper and device type
 /// in the lower half of the first word, then the major and the minor number.
@@ -88,16 +130,19 @@ struct Attach {
     flags: u32,
 }
 
-/// Loads the program into the kernel.
-pub fn load() -> io::Result<OwnedFd> {
+/// Loads the program into the kernel, with rules for further devices.
+pub fn load(rules: impl IntoIterator<Item = Rule>) -> io::Result<OwnedFd> {
+    let (loads, decides) = PROGRAM.split_at(LOADS);
+    let rules: Vec<Instruction> = rules.into_iter().flat_map(Rule::instructions).collect();
+    let program = [loads, &rules, decides].concat();
     let load = Load {
         program_type: BPF_PROG_TYPE_CGROUP_DEVICE,
-        instruction_count: PROGRAM.len() as u32,
-        instructions: PROGRAM.as_ptr() as u64,
+        instruction_count: program.len() as u32,
+        instructions: program.as_ptr() as u64,
         license: c"Apache-2.0".as_ptr() as u64,
         ..Load::default()
     };
-    // SAFETY: the attributes have the size that is said, and what they point to is static.
+    // SAFETY: the attributes have the size that is said, and what they point to outlives the call.
     let program =
         unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<Load>()) };
     if program == -1 {

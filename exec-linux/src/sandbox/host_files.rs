@@ -72,6 +72,12 @@ impl<'a> HostFiles<'a> {
         opened.doing(|| format!("opening `{}`", path.display()))
     }
 
+    /// The same for what may lie on a file system without mapped ids; then it has the ids it has.
+    pub fn open_anything(&self, path: &Path) -> Result<OwnedFd> {
+        self.open(path)
+            .or_else(|_| open_plain(path).doing(|| format!("opening `{}`", path.display())))
+    }
+
     /// Does something as the host's root.
     pub fn as_host_root<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
         let switch = |id| match self.ids() {

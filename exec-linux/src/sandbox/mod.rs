@@ -31,6 +31,7 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal, umask};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
+use crate::cdi::Node;
 use crate::cgroup::Leaf;
 use crate::emulation::{Execution, binfmt};
 use crate::entitlement::Granted;
@@ -95,7 +96,7 @@ fn helper() -> ! {
     }));
     let Ok(socket) = take_socket() else { exit(70) };
     // What needs no order is done before there is one: a step finds its helper waiting.
-    let device_filter = device_filter::load().ok();
+    let device_filter = device_filter::load([]).ok();
     // Without a word the engine is gone, and nothing is made for it.
     let Ok(Preparation { id, hierarchies }) = receive_plain(&socket) else { exit(0) };
     let mut cgroup = Leaf::new(hierarchies, &id);
@@ -208,6 +209,11 @@ fn monitor(
     if order.oci_runtime.is_some() {
         oci::refuse(order, host.privilege)?;
     }
+    let devices = &step.privileges.devices.nodes;
+    let device_filter = match devices.as_slice() {
+        [] => device_filter,
+        devices => device_filter::load(devices.iter().map(Node::rule)).ok(),
+    };
     let devices_guarded = match (step.privileges.security, cgroup.unified(), device_filter) {
         (Security::Insecure, ..) => true,
         // The kernel lets nobody make one.
@@ -217,6 +223,10 @@ fn monitor(
         }
         (Security::Sandbox, ..) => false,
     };
+    let filtered = devices_guarded && host.privilege == Privilege::Machine;
+    if !filtered && order.oci_runtime.is_none() {
+        dev::refuse_restricted(devices)?;
+    }
     enter_namespaces(namespaces, step.privileges.network)?;
     rustix::system::sethostname(step.hostname.as_bytes())
         .doing(|| format!("setting the host name `{}`", step.hostname))?;

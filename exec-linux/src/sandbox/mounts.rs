@@ -1,6 +1,7 @@
 //! Builds the step's mount tree, by descriptors: every mount is made detached, prepared, and only
 //! then attached to a directory that was opened within the step's root.
 
+use std::borrow::Cow;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -88,7 +89,7 @@ pub fn build(
     // As long as the host's can be seen.
     let devices = match privilege {
         Privilege::Machine => None,
-        Privilege::Namespace => Some(HostDevices::take(step.privileges.security)?),
+        Privilege::Namespace => Some(HostDevices::take(&step.privileges)?),
     };
     let sys = sys(privilege, step.privileges.security)?;
     let host_proc = match privilege {
@@ -110,6 +111,11 @@ pub fn build(
         Some(_) => dev::make_without_nodes(),
     };
     let dev = dev.doing(|| "making /dev".to_owned())?;
+    if devices.is_none() {
+        for node in &step.privileges.devices.nodes {
+            dev::add_node(&dev, &node.name, node, &step.user, Ids::of(user_namespace))?;
+        }
+    }
     attach(&dev, target("/dev", Kind::Directory)?).doing(|| "mounting /dev".to_owned())?;
     devices.map_or(Ok(()), |devices| devices.mount(&dev))?;
     dev::mount_children(&dev, Ids::of(user_namespace))?;
@@ -135,7 +141,7 @@ pub fn build_bundle<'a>(
     order: &'a Order,
     user_namespace: Option<BorrowedFd<'_>>,
     mounted: &mut Mounted,
-) -> Result<Vec<(PathBuf, &'a str)>> {
+) -> Result<Vec<(PathBuf, Cow<'a, str>)>> {
     let (root, prepared) = prepare(order, Privilege::Machine, user_namespace, 0, mounted)?;
     let bundle = make_bundle().doing(|| format!("making a bundle in `{BUNDLE}`"))?;
     let place = |name: &str, kind: Kind, mount: &OwnedFd| -> io::Result<()> {
@@ -152,6 +158,10 @@ pub fn build_bundle<'a>(
     place("rootfs", Kind::Directory, &root).doing(|| doing("rootfs"))?;
     let sys = sys(Privilege::Machine, order.step.privileges.security)?;
     place("sys", Kind::Directory, &sys).doing(|| doing("sys"))?;
+    let devices = &order.step.privileges.devices.nodes;
+    let nodes = new_file_system("tmpfs", &[("mode", "0755")], NO_SUID | NO_EXEC)
+        .doing(|| doing("devices"))?;
+    place("devices", Kind::Directory, &nodes).doing(|| doing("devices"))?;
     let own = ["/dev", "/proc", "/sys"].map(|dest| (dest, Kind::Directory));
     // What the runtime would make it would leave.
     for (dest, kind) in own.into_iter().chain(prepared.iter().map(|p| (p.dest, p.kind))) {
@@ -162,10 +172,16 @@ pub fn build_bundle<'a>(
     }
     mounted.root = Some(root);
     let mut binds = Vec::new();
+    for (number, node) in devices.iter().enumerate() {
+        let name = number.to_string();
+        dev::add_node(&nodes, &name, node, &order.step.user, Ids::of(user_namespace))?;
+        let dest = Cow::Owned(format!("/dev/{}", node.name));
+        binds.push((Path::new(BUNDLE).join("devices").join(name), dest));
+    }
     for (number, Prepared { mount, kind, dest }) in prepared.into_iter().enumerate() {
         let name = format!("mount-{number}");
         place(&name, kind, &mount).doing(|| format!("mounting the source of `{dest}`"))?;
-        binds.push((Path::new(BUNDLE).join(name), dest));
+        binds.push((Path::new(BUNDLE).join(name), Cow::Borrowed(dest)));
     }
     Ok(binds)
 }
@@ -429,6 +445,7 @@ impl<'a> Sources<'a> {
     fn open_source(&self, source: &BindSource) -> Result<OwnedFd> {
         let overlay = match source {
             BindSource::Path(path) => return self.host.open(path),
+            BindSource::Host(path) => return self.host.open_anything(path),
             BindSource::Overlay(overlay) => overlay,
         };
         let mount = match (&overlay.writable, overlay.lowers.as_slice()) {

@@ -5,6 +5,7 @@
 //! and describes the rest: namespaces, ids, capabilities, seccomp, masks and limits are the
 //! runtime's to make. So is the cgroup, whose limits are in the description.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -21,7 +22,7 @@ use super::init::{self, MASKED_PROC, MASKED_SYS, READ_ONLY_PROC};
 use super::mounts::{self, BUNDLE, Mounted, Privilege};
 use super::{Doing, Host, Namespaces, Result, connect, credentials, failure, onto, program};
 use crate::seccomp::native_profile;
-use crate::step::{Limits, Network, Security, Step, Swap};
+use crate::step::{Network, Security, Step, Swap};
 use crate::user_namespace::{self, Ids};
 use crate::wire::{FailureKind, Order, Report};
 
@@ -173,7 +174,7 @@ fn describe(
     ids: Ids,
     network: Option<String>,
     environment: Vec<String>,
-    binds: &[(PathBuf, &str)],
+    binds: &[(PathBuf, Cow<'_, str>)],
 ) -> Value {
     let step = &order.step;
     let capabilities: Vec<String> = credentials::default_names();
@@ -187,7 +188,7 @@ fn describe(
     }
     let mut linux = json!({
         "cgroupsPath": format!("/{}/{}", cgroup_parent(step), order.id),
-        "resources": resources(&step.limits),
+        "resources": resources(step),
         "maskedPaths": masked(),
         "readonlyPaths": READ_ONLY_PROC.map(|path| format!("/proc/{path}")),
         "seccomp": native_profile(),
@@ -239,7 +240,7 @@ fn masked() -> Vec<String> {
     proc.chain(MASKED_SYS.iter().map(|path| format!("/sys/{path}"))).collect()
 }
 
-fn mounts_of(binds: &[(PathBuf, &str)]) -> Vec<Value> {
+fn mounts_of(binds: &[(PathBuf, Cow<'_, str>)]) -> Vec<Value> {
     let plain = ["nosuid", "noexec", "nodev"];
     let own = |destination: &str, kind: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": kind, "options": options });
     let mut mounts = vec![
@@ -264,10 +265,21 @@ fn mounts_of(binds: &[(PathBuf, &str)]) -> Vec<Value> {
     mounts
 }
 
-fn resources(limits: &Limits) -> Value {
-    let mut resources = json!({
-        "devices": [{ "allow": false, "access": "rwm" }],
+fn resources(step: &Step) -> Value {
+    let limits = &step.limits;
+    let devices = step.privileges.devices.nodes.iter().map(|node| {
+        let kind = if node.block { "b" } else { "c" };
+        let letters = [(node.read, "r"), (node.write, "w"), (true, "m")];
+        let access: String =
+            letters.iter().filter_map(|(may, letter)| may.then_some(*letter)).collect();
+        json!({
+            "allow": true, "type": kind, "major": node.major, "minor": node.minor,
+            "access": access,
+        })
     });
+    let none = json!({ "allow": false, "access": "rwm" });
+    let devices: Value = [none].into_iter().chain(devices).collect();
+    let mut resources = json!({ "devices": devices });
     if let Some(bytes) = limits.memory {
         let swap: i64 = match limits.memory_and_swap {
             Some(Swap::Unlimited) => -1,

@@ -6,5 +6,6 @@ use cofferdam_exec_linux::*;
 pub fn granted(network: Network, security: Security) -> Granted {
     let all =
         Entitlements { network_host: true, security_insecure: true, ..Entitlements::default() };
-    all.grant(Privileges { network, security, ..Privileges::default() }).unwrap()
+    let asked = Privileges { network, security, ..Privileges::default() };
+    all.grant(asked, &DeviceRegistry::default()).unwrap()
 }

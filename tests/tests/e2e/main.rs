@@ -9,6 +9,7 @@ mod cases;
 mod checks;
 mod contexts;
 mod debug_shell;
+mod devices;
 mod exports;
 mod frontends;
 mod gnu_hello;

@@ -105,8 +105,10 @@ fn check(exec: &ExecOp, granted: &Granted) -> Result<(), Error> {
     if let Some(agent) = exec.mounts.iter().find(|mount| matches!(mount.kind, MountKind::Ssh(_))) {
         return unsupported(format!("a mount of type `ssh` (at `{}`)", agent.dest));
     }
-    if !exec.cdi_devices.is_empty() {
-        return unsupported("a device for a step".into());
+    // One that is optional and not there is none.
+    let given = |name: &String| !granted.missing_devices.contains(name);
+    if let Some(device) = exec.cdi_devices.iter().find(|device| given(&device.name)) {
+        return unsupported(format!("the device `{}`", device.name));
     }
     if granted.security == Security::Insecure {
         return unsupported("`--security=insecure`".into());

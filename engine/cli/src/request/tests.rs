@@ -100,6 +100,7 @@ fn describe(prepared: &Prepared) -> String {
         (*cache_only, "cache only"),
         (request.entitlements.network_host, "network.host"),
         (request.entitlements.security_insecure, "security.insecure"),
+        (request.entitlements.devices.all, "device"),
     ] {
         if is_so {
             writeln!(text, "{what}").expect("a string takes all");
@@ -205,7 +206,15 @@ fn privileges() {
     check(
         &["CONTEXT", "--allow=device"],
         expect![[r#"
-        clap: InvalidValue
+        dockerfile in CONTEXT
+        cache only
+        device
+    "#]],
+    );
+    check(
+        &["CONTEXT", "--allow=devices"],
+        expect![[r#"
+        clap: ValueValidation
     "#]],
     );
 }
