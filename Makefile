@@ -20,6 +20,7 @@ test: setup-test
 # The end-to-end tests by an ordinary user, and by one who has no privilege at all. As root.
 test-user: setup-test
 	$(CARGO) build --workspace --all-targets
+	frontends-wasm/build.sh $(TARGET)/guests
 	e2e=$$(ls -t $(TARGET)/debug/deps/e2e-* | grep -v '\.d$$' | head -n 1) && cd tests && \
 		export COFFERDAM_BIN=$(TARGET)/debug/cofferdam COFFERDAM_TEST_GUESTS=$(TARGET)/guests && \
 		../scripts/test-as-user.sh $$e2e && ../scripts/test-as-user.sh --alone $$e2e
