@@ -70,7 +70,10 @@ pub(crate) fn run_with_wasmtime(layout: &Layout, image: &Image) -> Result<Option
     let found = root.path().join(args[0].trim_start_matches('/'));
     match run.arg(found).args(&args[1..]).stdin(Stdio::null()).output() {
         Ok(output) => Ok(Some(output)),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
+        // The second is said where PATH has a directory that this user may not look into.
+        Err(error)
+            if [ErrorKind::NotFound, ErrorKind::PermissionDenied].contains(&error.kind()) =>
+        {
             eprintln!(
                 "not tested with the `wasmtime` command, since there is none on PATH or in \
                  $WASMTIME (cargo install wasmtime-cli)"
