@@ -395,6 +395,62 @@ fn kaniko_pr_587_onbuild_copies_over_the_builder() -> Result<()> {
     Ok(())
 }
 
+/// A list of what may be done with devices is taken for a list of what may not: runc let containers
+/// use all others. Here a device that is described as one to be read is written to, and its
+/// neighbours are opened.
+#[test]
+fn ghsa_g54h_m393_cpwq_device_rules_allow_what_they_do_not_say() -> Result<()> {
+    let world = World::new()?;
+    let disk = LoopDevice::new()?;
+    let description = format!(
+        "cdiVersion: 0.6.0\nkind: vendor.com/disk\ndevices:\n- name: a\n  containerEdits:\n    \
+         deviceNodes: [{{path: /dev/given, hostPath: {}, permissions: r}}]\n",
+        disk.path
+    );
+    fs::write(disk.directory.path().join("disk.yaml"), description)?;
+    let dockerfile = "FROM busybox\nRUN --device=vendor.com/disk=a,required \
+        head -c 8 /dev/given; (echo overwritten > /dev/given) 2>/dev/null && echo wrote; \
+        for n in 'b 7 0' 'b 7 1' 'b 7 2' 'b 7 3' 'b 7 4' 'b 7 5' 'b 7 6' 'b 7 7' 'c 10 229'; do \
+            mknod /n $n; (: > /n) 2>/dev/null && echo opened $n; \
+            (: < /n) 2>/dev/null && echo reads $n; rm -f /n; done; true\n";
+    let directory = disk.directory.path().to_str().expect("it is UTF-8");
+    let arguments = ["--cdi-spec-dir", directory, "--allow", "device=vendor.com/disk=a"];
+    let log = world.run(dockerfile, &arguments)?.succeeded().log();
+    assert!(log.contains("contents"), "the device cannot be read:\n{log}");
+    let written = !fs::read(disk.directory.path().join("disk"))?.starts_with(b"contents");
+    // It is there by its number as well as by its name.
+    let others = log.lines().filter(|line| line.contains("reads ")).count() > 1;
+    if written || others || log.contains("wrote") || log.contains("opened") {
+        works(format!("more can be done with devices than is described:\n{log}"));
+    }
+    Ok(())
+}
+
+/// A block device with a file of ours behind it.
+struct LoopDevice {
+    directory: tempfile::TempDir,
+    path: String,
+}
+
+impl LoopDevice {
+    fn new() -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let file = directory.path().join("disk");
+        fs::write(&file, [b"contents".as_slice(), &[0; 1 << 16]].concat())?;
+        let mut losetup = Command::new("losetup");
+        let output = losetup.args(["--find", "--show"]).arg(&file).output()?;
+        anyhow::ensure!(output.status.success(), "losetup: {output:?}");
+        let path = String::from_utf8(output.stdout)?.trim().to_owned();
+        Ok(Self { directory, path })
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        _ = Command::new("losetup").arg("--detach").arg(&self.path).status();
+    }
+}
+
 /// Labels and annotations of an image reach something that acts on them: a device, a hook, another
 /// security mode. Whatever an image says there, its steps are as any other's.
 #[test]
