@@ -15,7 +15,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use super::device_filter::Rule;
 use super::mount_attributes::{NO_DEV, NO_EXEC, NO_SUID};
 use super::mounts::{attach, new_file_system};
-use super::paths::{self, Kind};
+use super::paths::{self, Kind, Unnoted};
 use super::{Doing, Result, failure};
 use crate::cdi::Node;
 use crate::entitlement::Given;
@@ -70,7 +70,7 @@ pub fn add_node(dev: &OwnedFd, name: &str, node: &Node, user: &User, ids: Ids) -
         let (directory, file) = match name.rsplit_once('/') {
             None => (dev.try_clone()?, name),
             Some((directory, file)) => {
-                (paths::ensure(dev, directory, Kind::Directory, &mut Plain)?, file)
+                (paths::ensure(dev, directory, Kind::Directory, &mut Unnoted)?, file)
             }
         };
         let kind = if node.block { FileType::BlockDevice } else { FileType::CharacterDevice };
@@ -120,21 +120,6 @@ fn is_usable(device: &OwnedFd, node: &Node) -> io::Result<bool> {
     Ok((!node.read || bits & 4 != 0) && (!node.write || bits & 2 != 0))
 }
 
-/// Makes directories that are as any others.
-struct Plain;
-
-impl paths::OnCreate for Plain {
-    fn created(
-        &mut self,
-        _directory: &OwnedFd,
-        _name: &str,
-        _kind: Kind,
-        create: &mut dyn FnMut() -> io::Result<()>,
-    ) -> io::Result<()> {
-        create()
-    }
-}
-
 /// Devices of the host, to be mounted where none can be made.
 pub struct HostDevices(Vec<(String, OwnedFd)>);
 
@@ -177,7 +162,7 @@ impl HostDevices {
     /// Mounts them in a step's /dev, which must be attached.
     pub fn mount(self, dev: &OwnedFd) -> Result<()> {
         for (name, device) in self.0 {
-            paths::ensure(dev, &name, Kind::File, &mut Plain)
+            paths::ensure(dev, &name, Kind::File, &mut Unnoted)
                 .and_then(|target| attach(device, target))
                 .doing(|| format!("mounting the device `/dev/{name}`"))?;
         }

@@ -21,8 +21,7 @@ pub enum Kind {
     File,
 }
 
-/// Called with the directory, name and kind of what is about to be created; what it gives is
-/// called with the directory and name once that is done.
+/// Is told of what is about to be created: its directory, name and kind.
 pub trait OnCreate {
     /// Creates, by calling `create`, and notes what is needed.
     fn created(
@@ -32,6 +31,21 @@ pub trait OnCreate {
         kind: Kind,
         create: &mut dyn FnMut() -> io::Result<()>,
     ) -> io::Result<()>;
+}
+
+/// Creates without noting anything.
+pub struct Unnoted;
+
+impl OnCreate for Unnoted {
+    fn created(
+        &mut self,
+        _directory: &OwnedFd,
+        _name: &str,
+        _kind: Kind,
+        create: &mut dyn FnMut() -> io::Result<()>,
+    ) -> io::Result<()> {
+        create()
+    }
 }
 
 const PATH: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Stat, Timespec, Timestamps, UTIME_OMIT, fstat, statat, utimensat};
 
-use super::paths::{self, Kind, OnCreate};
+use super::paths::{self, Kind, OnCreate, Unnoted};
 
 /// What every step needs a mount point for.
 const ALWAYS: [(&str, Kind); 5] = [
@@ -60,21 +60,6 @@ pub fn layer(layers: &Path, id: &str, dests: &[(&str, Kind)]) -> io::Result<Path
         result => result?,
     }
     Ok(layer)
-}
-
-/// Creates without noting anything.
-struct Unnoted;
-
-impl OnCreate for Unnoted {
-    fn created(
-        &mut self,
-        _directory: &OwnedFd,
-        _name: &str,
-        _kind: Kind,
-        create: &mut dyn FnMut() -> io::Result<()>,
-    ) -> io::Result<()> {
-        create()
-    }
 }
 
 /// Stubs that were made in place.
