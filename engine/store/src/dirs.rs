@@ -9,8 +9,9 @@ use rusqlite::{Transaction, params};
 
 use crate::error::IoContext;
 use crate::holds::Object;
-use crate::manifest::{self, References};
 use crate::materialize::set_attributes;
+use crate::references::References;
+use crate::sealed;
 use crate::{
     Attributes, Error, HeldLayer, Layer, LayerId, Node, Reservation, Result, Store, db, disk_usage,
     scratch,
@@ -214,7 +215,7 @@ impl Store {
 
     fn commit(&self, id: LayerId, dir: NewDir, root: Node) -> Result<HeldLayer> {
         let manifest = dir.path().join("manifest");
-        let bytes = manifest::encode(&root)
+        let bytes = sealed::encode(&root)
             .map_err(|reason| Error::Damaged { path: manifest.clone(), reason })?;
         fs::write(&manifest, &bytes).io("cannot write", &manifest)?;
         let references = References::of(id, &root);

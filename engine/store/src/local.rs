@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::content::parallel;
 use crate::error::IoContext;
 use crate::holds::Object;
-use crate::{Content, Error, PackId, Result, Store};
+use crate::{Content, Error, PackId, Result, Store, sealed};
 
 /// How old a change must be when a file is read for the file to be known by its times. Kernels
 /// before 6.13, and some file systems, count time in ticks of up to 10 ms.
@@ -77,8 +77,8 @@ pub struct LocalIndex {
 }
 
 impl Store {
-    /// What is known of the files of `directory`, which should be absolute. An index that does
-    /// not decode counts as empty: it is only a cache. The caller has a [`crate::Keep`] until
+    /// What is known of the files of `directory`, which should be absolute. An index that is
+    /// damaged counts as empty: it is only a cache. The caller has a [`crate::Keep`] until
     /// the files are part of a layer.
     ///
     /// # Errors
@@ -86,10 +86,8 @@ impl Store {
     pub fn local_index(&self, directory: &Path) -> Result<LocalIndex> {
         let name = Digest::of(directory.as_os_str().as_bytes()).hex();
         let path = self.root().join("local").join(name);
-        let mut files: HashMap<Box<[u8]>, LocalFile> = fs::read(&path)
-            .ok()
-            .and_then(|bytes| postcard::from_bytes(&bytes).ok())
-            .unwrap_or_default();
+        let mut files: HashMap<Box<[u8]>, LocalFile> =
+            fs::read(&path).ok().and_then(|bytes| sealed::decode(&bytes).ok()).unwrap_or_default();
         let packs: HashSet<PackId> = files.values().filter_map(LocalFile::pack).collect();
         let packs: Vec<Object> = packs.into_iter().map(Object::Pack).collect();
         let there = self.touch(&packs)?;
@@ -170,10 +168,8 @@ impl LocalIndex {
         if !self.changed {
             return Ok(());
         }
-        let bytes = postcard::to_stdvec(&self.files).map_err(|error| Error::Damaged {
-            path: self.path.clone(),
-            reason: error.to_string(),
-        })?;
+        let bytes = sealed::encode(&self.files)
+            .map_err(|reason| Error::Damaged { path: self.path.clone(), reason })?;
         let tmp = self.store.tmp_dir();
         let mut file = tempfile::NamedTempFile::with_prefix_in("local-", tmp)
             .io("cannot create a file in", tmp)?;

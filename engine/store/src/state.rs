@@ -15,8 +15,8 @@ use crate::holds::{Holds, Object};
 use crate::removal::Gone;
 use crate::scratch::Scratch;
 use crate::{
-    Content, Error, Layer, LayerId, OpenFile, PackId, Regular, Result, Snapshot, Tree, db,
-    manifest, space,
+    Content, Error, Layer, LayerId, OpenFile, PackId, Regular, Result, Snapshot, Tree, db, sealed,
+    space,
 };
 
 /// Packs that are kept open for reading.
@@ -223,7 +223,7 @@ impl Store {
             }
             Err(error) => return Err(error).io("cannot read", &path),
         };
-        let root = match manifest::decode(&bytes) {
+        let root = match sealed::decode(&bytes) {
             Ok(root) => root,
             Err(reason) => {
                 self.lose(Object::Layer(id))?;

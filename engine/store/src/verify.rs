@@ -13,9 +13,7 @@ use crate::error::IoContext;
 use crate::holds::Object;
 use crate::removal::Removal;
 use crate::scratch::Scratch;
-use crate::{
-    Content, Error, LayerId, Node, NodeKind, PackId, Regular, Result, Store, db, manifest,
-};
+use crate::{Content, Error, LayerId, Node, NodeKind, PackId, Regular, Result, Store, db, sealed};
 
 /// How long other processes may take to end before the database is replaced.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -279,7 +277,7 @@ impl Check<'_> {
                 return Ok(());
             }
         };
-        match manifest::decode(&bytes) {
+        match sealed::decode(&bytes) {
             Ok(root) => self.contents(id, &root),
             Err(reason) => self.wrong(object, format!("its manifest is damaged: {reason}")),
         }

@@ -1,8 +1,9 @@
 //! Content digests: what counts, and what does not.
 
 use std::fs;
+use std::time::Duration;
 
-use cofferdam_store::{Selection, Tree, hash_tree};
+use cofferdam_store::{LocalFile, Selection, Tree, hash_tree};
 use cofferdam_types::Digest;
 
 use crate::support::Place;
@@ -140,4 +141,42 @@ fn edits_of_a_layer() {
     let texts = ["d/", "d/!", "d whiteout", "e/", "d/e/", "d/\n e/", "d = ", "d -> e", ""];
     let digests: std::collections::HashSet<_> = texts.iter().map(|text| hash(text)).collect();
     assert_eq!(digests.len(), texts.len());
+}
+
+#[test]
+fn a_damaged_index_of_local_files_is_never_believed() {
+    let place = Place::new();
+    let context = tempfile::tempdir().expect("a directory");
+    let wanted: Vec<_> = ["a", "b"]
+        .map(|name| {
+            let path = context.path().join(name);
+            fs::write(&path, name.repeat(9)).expect("a file");
+            // Long enough ago for the file to be known by its times.
+            std::thread::sleep(Duration::from_millis(30));
+            let metadata = path.metadata().expect("it is there");
+            (name.as_bytes().into(), path, metadata)
+        })
+        .into();
+    let _keep = place.store.keep();
+    let look = || {
+        let mut index = place.store.local_index(context.path()).expect("an index");
+        let files = index.files(&wanted, &|_, _| {}).expect("readable files");
+        (files, index)
+    };
+    let (found, index) = look();
+    index.save().expect("it is written");
+    assert_eq!(look().0, found, "they are known");
+    let directory = place.store.root().join("local");
+    let entry = fs::read_dir(&directory).expect("it is there").next().expect("one").expect("one");
+    let (path, sound) = (entry.path(), fs::read(entry.path()).expect("an index"));
+    let digests = |files: &[LocalFile]| files.iter().map(|file| file.digest).collect::<Vec<_>>();
+    for at in 0..sound.len() {
+        let mut damaged = sound.clone();
+        damaged[at] ^= 0x40;
+        fs::write(&path, &damaged).expect("it is there");
+        let (files, _) = look();
+        assert_eq!(digests(&files), digests(&found), "byte {at}");
+        let again = files.iter().zip(&found).all(|(file, found)| file.content != found.content);
+        assert!(again, "byte {at}: a damaged index was believed");
+    }
 }
