@@ -25,7 +25,20 @@ pub const INTERFACES: &str = "cofferdam";
 /// is sent there does not leave the host.
 pub const PROBE: (Ipv4Addr, u16) = (Ipv4Addr::new(198, 51, 100, 99), 9);
 
-const PROBE_CHAIN: &str = "probe";
+/// The chains that count what is sent to [`PROBE`]: when it comes from a step, and behind all that
+/// may stand in its way. Every engine counts the probes of all, and none is dropped before all
+/// have counted it.
+const SENT: &str = "probes-sent";
+const FORWARDED: &str = "probes-forwarded";
+
+/// How many packets to [`PROBE`] came from steps since the rules were made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probes {
+    /// All of them.
+    pub sent: u64,
+    /// Those that got through.
+    pub forwarded: u64,
+}
 
 /// Our rules, which last as long as this value, and what [`Firewall::keep`] gave.
 #[derive(Debug)]
@@ -54,14 +67,18 @@ impl Firewall {
         self.socket.as_fd().try_clone_to_owned()
     }
 
-    /// Returns how many packets to [`PROBE`] got through.
-    pub fn probes(&mut self) -> io::Result<u64> {
+    /// Returns how many packets to [`PROBE`] were seen.
+    pub fn probes(&mut self) -> io::Result<Probes> {
+        Ok(Probes { sent: self.counted(SENT)?, forwarded: self.counted(FORWARDED)? })
+    }
+
+    fn counted(&mut self, chain: &str) -> io::Result<u64> {
         let mut batch = Batch::new();
         let header = header(libc::NFPROTO_IPV4, 0);
         let (kind, flags) = (message(libc::NFT_MSG_GETRULE), libc::NLM_F_DUMP);
         batch.message("reading a counter", kind, flags, &header, |to| {
             to.text(rule::TABLE, &self.table);
-            to.text(rule::CHAIN, PROBE_CHAIN);
+            to.text(rule::CHAIN, chain);
         });
         let mut packets = 0;
         self.socket.ask(batch, |_, body| packets += count(body).unwrap_or(0))?;
@@ -145,12 +162,13 @@ fn rules(table: &str, steps: Subnet) -> Batch {
     rules.chain("forward", "filter", libc::NF_INET_FORWARD, libc::NF_IP_PRI_FILTER);
     rules.rule("forward", |rule| rule.goes_to_step().drop());
 
+    rules.chain(SENT, "filter", libc::NF_INET_PRE_ROUTING, libc::NF_IP_PRI_RAW - 1);
+    rules.rule(SENT, |rule| rule.comes_from_step().is_probe().count());
     // Behind all that others have to say about forwarding.
-    rules.chain(PROBE_CHAIN, "filter", libc::NF_INET_POST_ROUTING, libc::NF_IP_PRI_FILTER);
-    rules.rule(PROBE_CHAIN, |rule| {
-        let (address, port) = PROBE;
-        rule.comes_from_step().destination_in(Subnet::new(address, 32)).udp_to(port).count().drop()
-    });
+    rules.chain(FORWARDED, "filter", libc::NF_INET_POST_ROUTING, libc::NF_IP_PRI_FILTER);
+    rules.rule(FORWARDED, |rule| rule.comes_from_step().is_probe().count());
+    rules.chain("probes-end", "filter", libc::NF_INET_POST_ROUTING, libc::NF_IP_PRI_FILTER + 1);
+    rules.rule("probes-end", |rule| rule.comes_from_step().is_probe().drop());
 
     rules.chain("masquerade", "nat", libc::NF_INET_POST_ROUTING, libc::NF_IP_PRI_NAT_SRC);
     rules.rule("masquerade", |rule| rule.comes_from_step().masquerade());
@@ -326,8 +344,10 @@ impl Rule<'_, '_> {
         .compare(libc::NFT_CMP_NEQ, &[0; 4])
     }
 
-    fn udp_to(self, port: u16) -> Self {
-        self.meta(libc::NFT_META_L4PROTO)
+    fn is_probe(self) -> Self {
+        let (address, port) = PROBE;
+        self.destination_in(Subnet::new(address, 32))
+            .meta(libc::NFT_META_L4PROTO)
             .compare(libc::NFT_CMP_EQ, &[libc::IPPROTO_UDP as u8])
             .payload(libc::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2)
             .compare(libc::NFT_CMP_EQ, &port.to_be_bytes())

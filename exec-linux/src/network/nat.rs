@@ -27,9 +27,12 @@ const USUAL_MTU: u32 = 1500;
 /// How often an address is tried that somebody else has.
 const ATTEMPTS: u32 = 4096;
 /// How long the kernel may take to get an interface ready on a busy machine.
-const READY_TIME: Duration = Duration::from_secs(1);
-/// How long the probe may take on a busy machine.
-const PROBE_TIME: Duration = Duration::from_secs(1);
+const READY_TIME: Duration = Duration::from_secs(10);
+/// How long a probe may take, from when it was seen to be sent to when it was forwarded. Both are
+/// done in one go, so this is for the kernel's being interrupted in between.
+const FORWARD_TIME: Duration = Duration::from_millis(20);
+/// How many probes have to be missing for them not to be forwarded.
+const PROBES: u64 = 8;
 
 /// Connects network namespaces to the host's network.
 #[derive(Debug)]
@@ -137,23 +140,34 @@ impl Nat {
             return Ok(());
         }
         let doing = "seeing whether packets are forwarded";
+        let failed = |why: &str| Error::Network {
+            doing: doing.to_owned(),
+            source: io::Error::other(why.to_owned()),
+        };
         let started = Instant::now();
-        let (address, port) = PROBE;
-        while started.elapsed() < PROBE_TIME {
-            let to = std::net::SocketAddrV4::new(address, port);
-            sendto(&fresh.datagrams, &[], SendFlags::DONTWAIT, &to).map_err(|errno| {
-                Error::Network { doing: doing.to_owned(), source: errno.into() }
-            })?;
-            for _ in 0..50 {
-                if self.firewall.probes().map_err(Error::network(doing))? > 0 {
-                    return Ok(());
-                }
+        loop {
+            let to = std::net::SocketAddrV4::new(PROBE.0, PROBE.1);
+            sendto(&fresh.datagrams, &[], SendFlags::DONTWAIT, &to)
+                .map_err(|errno| Error::network(doing)(errno.into()))?;
+            let sent = Instant::now();
+            let mut probes = self.firewall.probes().map_err(Error::network(doing))?;
+            while probes.forwarded == 0 && sent.elapsed() < FORWARD_TIME {
                 std::thread::sleep(Duration::from_millis(1));
+                probes = self.firewall.probes().map_err(Error::network(doing))?;
+            }
+            if probes.forwarded > 0 {
+                return Ok(());
+            }
+            if probes.sent >= PROBES {
+                return Err(failed(
+                    "a firewall of the host drops them; it has to accept what comes in from \
+                     interfaces `cofferdam*`",
+                ));
+            }
+            if started.elapsed() > READY_TIME {
+                return Err(failed("none comes out of a step's interface"));
             }
         }
-        let dropped = "a firewall of the host drops them; it has to accept what comes in from \
-                       interfaces `cofferdam*`";
-        Err(Error::Network { doing: doing.to_owned(), source: io::Error::other(dropped) })
     }
 }
 

@@ -344,6 +344,18 @@ fn engines_share_the_addresses() {
 }
 
 #[test]
+fn engines_that_start_together_see_their_own_probes() {
+    on_a_host(|host| {
+        // Each makes its rules before any looks whether packets are forwarded.
+        let mut engines = ["10.9.0.0/24", "10.9.0.0/24", "10.10.0.0/24"].map(nat);
+        for nat in &mut engines {
+            let step = host.step(nat);
+            nat.probe(&step.fresh).expect("nothing is in the way");
+        }
+    });
+}
+
+#[test]
 fn subnets_keep_out_of_the_hosts_way() {
     on_a_host(|mut host| {
         let chosen = |avoid: &[Ipv4Addr]| match Nat::new(None, avoid) {
