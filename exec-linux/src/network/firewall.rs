@@ -163,12 +163,12 @@ fn rules(table: &str, steps: Subnet) -> Batch {
     rules.rule("forward", |rule| rule.goes_to_step().drop());
 
     rules.chain(SENT, "filter", libc::NF_INET_PRE_ROUTING, libc::NF_IP_PRI_RAW - 1);
-    rules.rule(SENT, |rule| rule.comes_from_step().is_probe().count());
+    rules.rule(SENT, |rule| rule.comes_from_step().probes().count());
     // Behind all that others have to say about forwarding.
     rules.chain(FORWARDED, "filter", libc::NF_INET_POST_ROUTING, libc::NF_IP_PRI_FILTER);
-    rules.rule(FORWARDED, |rule| rule.comes_from_step().is_probe().count());
+    rules.rule(FORWARDED, |rule| rule.comes_from_step().probes().count());
     rules.chain("probes-end", "filter", libc::NF_INET_POST_ROUTING, libc::NF_IP_PRI_FILTER + 1);
-    rules.rule("probes-end", |rule| rule.comes_from_step().is_probe().drop());
+    rules.rule("probes-end", |rule| rule.comes_from_step().probes().drop());
 
     rules.chain("masquerade", "nat", libc::NF_INET_POST_ROUTING, libc::NF_IP_PRI_NAT_SRC);
     rules.rule("masquerade", |rule| rule.comes_from_step().masquerade());
@@ -344,7 +344,7 @@ impl Rule<'_, '_> {
         .compare(libc::NFT_CMP_NEQ, &[0; 4])
     }
 
-    fn is_probe(self) -> Self {
+    fn probes(self) -> Self {
         let (address, port) = PROBE;
         self.destination_in(Subnet::new(address, 32))
             .meta(libc::NFT_META_L4PROTO)
