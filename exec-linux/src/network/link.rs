@@ -23,6 +23,11 @@ const CONF_FORWARDING: u16 = 1; // IPV4_DEVCONF_FORWARDING, linux/ip.h
 const OPERATIONAL: u8 = 6; // IF_OPER_UP, linux/if.h
 const ON_LINK: u32 = 4; // RTNH_F_ONLINK, linux/rtnetlink.h
 
+/// Who made a route, for those to steps; a number that nobody else is known to use (rt_protos of
+/// iproute2). It tells them from the host's own without looking for their interfaces, which may
+/// have come or gone since those were listed.
+const TO_STEPS: u8 = 207;
+
 /// The size of `struct ifinfomsg`.
 const LINK_HEADER: usize = 16;
 /// The size of `struct rtmsg`.
@@ -54,6 +59,8 @@ pub struct Route {
     pub link: Option<u32>,
     /// Which one of several to the same range is taken: the least.
     pub metric: u32,
+    /// Whether it leads to a step, of whichever engine.
+    pub to_step: bool,
 }
 
 /// Lists the interfaces.
@@ -121,6 +128,7 @@ fn read_route(body: &[u8]) -> Option<Route> {
         destination: Subnet::new(address, length),
         link: get(libc::RTA_OIF).and_then(number),
         metric: get(libc::RTA_PRIORITY).and_then(number).unwrap_or(0),
+        to_step: *body.get(5)? == TO_STEPS,
     })
 }
 
@@ -161,6 +169,14 @@ pub fn add_pair(
     host.request(batch)
 }
 
+/// Removes an interface, and with it the other one of its pair.
+pub fn remove(host: &mut Socket, link: u32) -> Result<(), Refused> {
+    let mut batch = Batch::new();
+    let start = link_header(link, 0, 0);
+    batch.message("removing an interface", libc::RTM_DELLINK, ACK, &start, |_| ());
+    host.request(batch)
+}
+
 /// Starts the host's end of a pair and routes the step's address to it. Packets that come from it
 /// may be forwarded, whatever the host does with all others.
 ///
@@ -175,7 +191,8 @@ pub fn start_outer(host: &mut Socket, link: u32, step: Ipv4Addr) -> Result<(), R
     });
     no_ipv6_address(&mut batch, link);
     start(&mut batch, link);
-    let route = route_header(32, libc::RT_TABLE_MAIN, libc::RT_SCOPE_LINK);
+    let mut route = route_header(32, libc::RT_TABLE_MAIN, libc::RT_SCOPE_LINK);
+    route[5] = TO_STEPS;
     batch.message("routing to a step", libc::RTM_NEWROUTE, NEW, &route, |to| {
         to.bytes(libc::RTA_DST, &step.octets());
         to.number(libc::RTA_OIF, link);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{SendFlags, sendto};
 
 use super::firewall::{Firewall, INTERFACES, PROBE};
-use super::link::{self, Link};
+use super::link::{self, Link, Route};
 use super::namespace::Fresh;
 use super::netlink::{Refused, Socket};
 use super::subnet::{CANDIDATES, Subnet};
@@ -111,15 +111,17 @@ impl Nat {
         // The kernel gives a name once, so whoever has it has the address. Engines with different
         // subnets may be in each other's way here, which costs another attempt.
         let name = format!("{INTERFACES}{number:x}");
-        match link::add_pair(&mut self.host, &name, INNER, fresh.namespace.as_fd(), mtu) {
-            Err(refused) if refused.source.kind() == io::ErrorKind::AlreadyExists => {
-                return Ok(false);
-            }
-            made => made.map_err(refused)?,
+        let made = link::add_pair(&mut self.host, &name, INNER, fresh.namespace.as_fd(), mtu);
+        if !is_free(made)? {
+            return Ok(false);
         }
         let outer = find(&mut self.host, &name)?.index;
         let inner = find(&mut fresh.links, INNER)?.index;
-        link::start_outer(&mut self.host, outer, address).map_err(refused)?;
+        // If their subnets overlap, one address has different names.
+        if !is_free(link::start_outer(&mut self.host, outer, address))? {
+            link::remove(&mut self.host, outer).map_err(refused)?;
+            return Ok(false);
+        }
         link::start_inner(&mut fresh.links, inner, address, gateway).map_err(refused)?;
         // The inner end is ready, for it was started when the outer one was.
         let started = Instant::now();
@@ -175,6 +177,15 @@ fn find(socket: &mut Socket, name: &str) -> Result<Link, Error> {
     link::link(socket, name).map_err(Error::network(format!("looking for `{name}`")))
 }
 
+/// Whether the kernel had nothing of the kind that was to be made.
+fn is_free(made: Result<(), Refused>) -> Result<bool, Error> {
+    match made {
+        Ok(()) => Ok(true),
+        Err(refused) if refused.source.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(other) => Err(refused(other)),
+    }
+}
+
 fn refused(refused: Refused) -> Error {
     Error::Network { doing: refused.doing.to_owned(), source: refused.source }
 }
@@ -186,43 +197,55 @@ fn look_around(
 ) -> Result<Surroundings, Error> {
     let links = link::links(host).map_err(Error::network("listing interfaces"))?;
     let routes = link::routes(host).map_err(Error::network("listing routes"))?;
-    let named = |index: Option<u32>| links.iter().find(|link| Some(link.index) == index);
-    let name = |index| named(index).map_or("", |link| link.name.as_str());
-    // What obstructs a subnet. Other engines' steps do not: they have one address each.
-    let obstacle = |subnet: Subnet| {
-        let route = routes.iter().find(|route| {
-            let destination = route.destination;
-            // The default route leads everywhere, and every other goes before it.
-            !name(route.link).starts_with(INTERFACES)
-                && !destination.is_everything()
-                && destination.overlaps(subnet)
-        });
-        let address = avoid.iter().find(|address| subnet.contains(**address));
-        match (route, address) {
-            (Some(route), _) => {
-                Some(format!("the host's route to {} by `{}`", route.destination, name(route.link)))
-            }
-            (None, Some(address)) => Some(format!("the name server {address}")),
-            (None, None) => None,
-        }
-    };
-    let subnet = match subnet {
-        Some(subnet) => match obstacle(subnet) {
-            None => subnet,
-            Some(obstacle) => return Err(no_subnet(format!("{subnet} overlaps with {obstacle}"))),
-        },
-        None => CANDIDATES
-            .into_iter()
-            .find(|subnet| obstacle(*subnet).is_none())
-            .ok_or_else(|| no_subnet("all usual ones overlap with the host's routes".to_owned()))?,
-    };
+    let subnet = choose_subnet(subnet, avoid, &routes, &links)?;
     let outside = routes.iter().filter(|route| route.destination.is_everything());
-    let outside = outside.min_by_key(|route| route.metric).and_then(|route| named(route.link));
+    let outside =
+        outside.min_by_key(|route| route.metric).and_then(|route| by_index(&links, route.link));
     Ok(Surroundings {
         subnet,
         mtu: outside.map_or(USUAL_MTU, |link| link.mtu),
         address: host_address(),
     })
+}
+
+fn by_index(links: &[Link], index: Option<u32>) -> Option<&Link> {
+    links.iter().find(|link| Some(link.index) == index)
+}
+
+/// Chooses whence steps get their addresses.
+pub(super) fn choose_subnet(
+    subnet: Option<Subnet>,
+    avoid: &[Ipv4Addr],
+    routes: &[Route],
+    links: &[Link],
+) -> Result<Subnet, Error> {
+    let obstacle = |subnet: Subnet| {
+        let route = routes.iter().find(|route| {
+            // Other engines' steps have one address each, the default route leads everywhere, and
+            // every other goes before it.
+            let destination = route.destination;
+            !route.to_step && !destination.is_everything() && destination.overlaps(subnet)
+        });
+        let address = avoid.iter().find(|address| subnet.contains(**address));
+        match (route, address) {
+            (Some(route), _) => {
+                let name = by_index(links, route.link).map_or("", |link| link.name.as_str());
+                Some(format!("the host's route to {} by `{name}`", route.destination))
+            }
+            (None, Some(address)) => Some(format!("the name server {address}")),
+            (None, None) => None,
+        }
+    };
+    match subnet {
+        Some(subnet) => match obstacle(subnet) {
+            None => Ok(subnet),
+            Some(obstacle) => Err(no_subnet(format!("{subnet} overlaps with {obstacle}"))),
+        },
+        None => CANDIDATES
+            .into_iter()
+            .find(|subnet| obstacle(*subnet).is_none())
+            .ok_or_else(|| no_subnet("all usual ones overlap with the host's routes".to_owned())),
+    }
 }
 
 /// Whether the host has a route to the outside by IPv6.

@@ -2,6 +2,7 @@
 //! network namespace with an uplink to another one, which is the outside. So nothing here touches
 //! the machine, and settings and firewalls of hosts can be tried.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -14,7 +15,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 use super::firewall::{self, INTERFACES};
 use super::link;
 use super::namespace::{self, Fresh};
-use super::nat::Nat;
+use super::nat::{Nat, choose_subnet};
 use super::netlink::Socket;
 use super::subnet::Subnet;
 
@@ -92,8 +93,17 @@ fn nat(subnet: &str) -> Nat {
 }
 
 fn connects(from: &Fresh, to: Ipv4Addr, port: u16) -> bool {
+    connects_within(Duration::from_secs(60), from, to, port)
+}
+
+/// The same, for what should not be: every time it is right, this takes as long as it waits.
+fn is_let_in(from: &Fresh, to: Ipv4Addr, port: u16) -> bool {
+    connects_within(Duration::from_secs(3), from, to, port)
+}
+
+fn connects_within(time: Duration, from: &Fresh, to: Ipv4Addr, port: u16) -> bool {
     let to = SocketAddr::from((to, port));
-    within(from, || TcpStream::connect_timeout(&to, Duration::from_secs(3)).is_ok())
+    within(from, || TcpStream::connect_timeout(&to, time).is_ok())
 }
 
 fn set(name: &str, value: &str) {
@@ -145,9 +155,9 @@ fn steps_reach_the_host_and_not_each_other() {
         let listen = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, 80)).expect("bound");
         let _of_other = within(&other.fresh, listen);
         assert!(connects(&one.fresh, HOST, 80));
-        assert!(!connects(&one.fresh, HOST, 81));
-        assert!(!connects(&one.fresh, Ipv4Addr::LOCALHOST, 81));
-        assert!(!connects(&one.fresh, other.address, 80));
+        assert!(!is_let_in(&one.fresh, HOST, 81));
+        assert!(!is_let_in(&one.fresh, Ipv4Addr::LOCALHOST, 81));
+        assert!(!is_let_in(&one.fresh, other.address, 80));
         // It is the rules that keep them apart.
         drop(nat);
         assert!(connects(&one.fresh, other.address, 80));
@@ -161,9 +171,9 @@ fn another_engine_keeps_its_steps_apart_from_ours() {
         let (one, other) = (host.step(&mut ours), host.step(&mut theirs));
         let listen = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, 80)).expect("bound");
         let _of_other = within(&other.fresh, listen);
-        assert!(!connects(&one.fresh, other.address, 80));
+        assert!(!is_let_in(&one.fresh, other.address, 80));
         drop(ours);
-        assert!(!connects(&one.fresh, other.address, 80));
+        assert!(!is_let_in(&one.fresh, other.address, 80));
     });
 }
 
@@ -176,7 +186,7 @@ fn the_outside_opens_no_connections_to_steps() {
         let step = host.step(&mut nat);
         let listen = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, 80)).expect("bound");
         let _server = within(&step.fresh, listen);
-        assert!(!connects(&host.outside, step.address, 80));
+        assert!(!is_let_in(&host.outside, step.address, 80));
         drop(nat);
         assert!(connects(&host.outside, step.address, 80));
     });
@@ -248,7 +258,7 @@ fn checksum(bytes: &[u8]) -> u16 {
 /// What comes to a socket first.
 fn first(socket: &UdpSocket) -> String {
     let mut buffer = [0; 64];
-    socket.set_read_timeout(Some(Duration::from_secs(10))).expect("it can be set");
+    socket.set_read_timeout(Some(Duration::from_secs(60))).expect("it can be set");
     let length = socket.recv(&mut buffer).expect("something comes");
     String::from_utf8_lossy(&buffer[..length]).into_owned()
 }
@@ -340,6 +350,33 @@ fn engines_share_the_addresses() {
         let mut fresh = namespace::make(None).expect("one can be made");
         let error = engines[0].connect(&mut fresh).expect_err("all are taken").to_string();
         assert!(error.starts_with("finding a free address in 10.9.0.16/28: "), "{error}");
+    });
+}
+
+#[test]
+fn engines_share_the_addresses_that_their_subnets_have_in_common() {
+    on_a_host(|host| {
+        // Half of the one's addresses are left to the other, and those names that the one has not taken.
+        let (mut small, mut large) = (nat("10.9.0.16/28"), nat("10.9.0.0/27"));
+        let mut steps: Vec<Step> = (0..8).map(|_| host.step(&mut small)).collect();
+        steps.extend((0..15).map(|_| host.step(&mut large)));
+        let addresses: BTreeSet<_> = steps.iter().map(|step| step.address).collect();
+        assert_eq!(addresses.len(), steps.len(), "{addresses:?}");
+    });
+}
+
+#[test]
+fn a_step_that_comes_while_the_host_is_looked_at_is_no_obstacle() {
+    on_a_host(|mut host| {
+        let links = link::links(&mut host.links).expect("listed");
+        let mut other = nat("10.9.0.0/24");
+        let step = host.step(&mut other);
+        let routes = link::routes(&mut host.links).expect("listed");
+        let routed = Subnet::new(step.address, 32);
+        assert!(routes.iter().any(|route| route.destination == routed));
+        let subnet: Subnet = "10.9.0.0/24".parse().expect("a subnet");
+        let chosen = choose_subnet(Some(subnet), &[], &routes, &links);
+        assert_eq!(chosen.expect("nothing of the host's overlaps"), subnet);
     });
 }
 
