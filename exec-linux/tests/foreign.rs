@@ -8,7 +8,6 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 
 use cofferdam_exec_linux::*;
 use cofferdam_types::Platform;
@@ -17,11 +16,8 @@ use support::Bench;
 
 /// A statically linked busybox of a Debian architecture, out of its package.
 fn busybox(architecture: &str) -> PathBuf {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock();
-    let cache = PathBuf::from("/tmp/cofferdam-test-cache/busybox-static").join(architecture);
-    let program = cache.join("busybox");
-    if !program.exists() {
+    let program = support::cache().join("busybox-static").join(architecture).join("busybox");
+    support::make_once(&program, |new| {
         // An apt of its own, so that the machine's knows no other architecture than before.
         let script = r#"set -e; mkdir -p "$0/lists/partial" "$0/archives/partial"; cd "$0"
             set -- -o Dir::State::Lists="$0/lists" -o Dir::Cache="$0" -o APT::Sandbox::User=root \
@@ -29,12 +25,11 @@ fn busybox(architecture: &str) -> PathBuf {
             # A mirror may lack an index that is not needed.
             apt-get -q "$@" update || true
             apt-get -q "$@" download busybox-static
-            dpkg-deb -x busybox-static_*.deb x; mv x/bin/busybox new || mv x/usr/bin/busybox new
-            rm -r lists archives x *.deb; mv new busybox"#;
-        let made = Command::new("bash").args(["-c", script]).arg(&cache).arg(architecture).output();
+            dpkg-deb -x busybox-static_*.deb x; mv x/bin/busybox busybox || mv x/usr/bin/busybox busybox"#;
+        let made = Command::new("bash").args(["-c", script]).arg(new).arg(architecture).output();
         let made = made.unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    }
+    });
     program
 }
 
@@ -88,7 +83,7 @@ async fn architectures_mix() {
     let step = foreign(&bench, "arm64", "linux/arm64", script);
     let bin = bench.path("image").join("bin");
     fs::copy(busybox("s390x"), bin.join("busybox.s390x")).unwrap();
-    fs::copy("/tmp/cofferdam-test-cache/exec-linux/busybox", bin.join("busybox.own")).unwrap();
+    fs::copy(support::cache().join("exec-linux/busybox"), bin.join("busybox.own")).unwrap();
     assert_eq!(bench.run(step).await, "s390x\nx86_64\n");
 }
 

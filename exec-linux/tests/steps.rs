@@ -136,7 +136,7 @@ async fn memory_and_process_limits() {
     .await;
     let few = |step: &mut Step| step.limits.pids = Some(2);
     check(
-        "sleep 0 & sleep 0 & sleep 0 & wait",
+        "sleep 1000 & sleep 1000 & wait",
         few,
         expect![[r#"
         err: /bin/sh: can't fork: Resource temporarily unavailable

@@ -14,26 +14,44 @@ use tokio_util::sync::CancellationToken;
 
 /// Programs that do not change between test runs.
 static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(|| {
-    let cache = PathBuf::from("/tmp/cofferdam-test-cache/exec-linux");
-    fs::create_dir_all(&cache).unwrap();
-    if !cache.join("busybox").exists() {
+    let programs = cache().join("exec-linux");
+    make_once(&programs.join("busybox"), |new| {
         let script = "set -e; cd \"$0\"; apt-get download busybox-static >/dev/null 2>&1
-            dpkg -x busybox-static_*.deb x; mv x/bin/busybox busybox.new; mv busybox.new busybox";
+            dpkg -x busybox-static_*.deb x; mv x/bin/busybox busybox || mv x/usr/bin/busybox busybox";
         if Path::new("/bin/busybox").exists() {
-            fs::copy("/bin/busybox", cache.join("busybox")).unwrap();
+            fs::copy("/bin/busybox", new.join("busybox")).unwrap();
         } else {
-            let status = Command::new("sh").args(["-c", script]).arg(&cache).status();
+            let status = Command::new("sh").args(["-c", script]).arg(new).status();
             assert!(status.unwrap().success(), "busybox-static can be had");
         }
-    }
+    });
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/probe.c");
-    let probe = cache.join(format!("probe.{}", std::process::id()));
+    let probe = programs.join(format!("probe.{}", std::process::id()));
     let status =
         Command::new("cc").args(["-static", "-O1", "-w", "-o"]).arg(&probe).arg(source).status();
     assert!(status.unwrap().success(), "cc makes static programs");
-    fs::rename(probe, cache.join("probe")).unwrap();
-    cache
+    fs::rename(probe, programs.join("probe")).unwrap();
+    programs
 });
+
+/// Where tests keep what is expensive to get.
+pub fn cache() -> PathBuf {
+    PathBuf::from("/tmp/cofferdam-test-cache")
+}
+
+/// Has a program made in a new directory, under its own name, if it is not there. Of several
+/// processes that need it, one makes it and the others wait.
+pub fn make_once(program: &Path, make: impl FnOnce(&Path)) {
+    let directory = program.parent().unwrap();
+    fs::create_dir_all(directory).unwrap();
+    let lock = fs::File::create(directory.join("lock")).unwrap();
+    lock.lock().unwrap();
+    if !program.exists() {
+        let new = tempfile::tempdir_in(directory).unwrap();
+        make(new.path());
+        fs::rename(new.path().join(program.file_name().unwrap()), program).unwrap();
+    }
+}
 
 /// A directory with an image, and room for what a step needs besides.
 pub struct Bench {
