@@ -10,12 +10,16 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{Access, AtFlags, Mode, OFlags, access, mkdirat, openat, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use crate::step::{Limits, Swap};
+
+/// How long cgroups may be busy on a busy machine, when no process is in them any more. What is left
+/// then, a later engine removes.
+const REMOVE_TIME: Duration = Duration::from_secs(5);
 
 /// What limits resources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -346,15 +350,12 @@ impl Leaf {
 
     /// Removes the cgroups, which must have no processes any more.
     pub fn remove(&mut self) {
+        let started = Instant::now();
         for directory in self.directories.drain(..) {
-            for _ in 0..50 {
-                // Busy for a moment after the last process has gone.
-                match unlinkat(&directory.parent, &self.name, AtFlags::REMOVEDIR) {
-                    Err(rustix::io::Errno::BUSY) => {
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
-                    _ => break,
-                }
+            let remove = || unlinkat(&directory.parent, &self.name, AtFlags::REMOVEDIR);
+            // Busy for a moment after the last process has gone.
+            while remove() == Err(rustix::io::Errno::BUSY) && started.elapsed() < REMOVE_TIME {
+                std::thread::sleep(Duration::from_millis(1));
             }
         }
         (self.unified, self.memory) = (None, None);

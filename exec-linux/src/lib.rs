@@ -72,4 +72,4 @@ pub use step::{
 };
 pub use streams::{Input, Stream, Streams, TerminalEvent, TerminalSize};
 pub use user::{UserError, lookup_user};
-pub use user_namespace::{HOST_ROOT, UserNamespace, host_id};
+pub use user_namespace::{HOST_ROOT, NoUserNamespace, UserNamespace, host_id};

@@ -30,7 +30,7 @@ use crate::seal::SealedProgram;
 use crate::seccomp::native_filter;
 use crate::step::{Network, Security, Step};
 use crate::streams::{Connection, Stream, Streams, pump};
-use crate::user_namespace::UserNamespace;
+use crate::user_namespace::{NoUserNamespace, UserNamespace};
 use crate::wire::{self, Lent, Message, Order, Preparation, Report, Task};
 
 /// How steps are run on this host.
@@ -77,7 +77,7 @@ struct Shared {
     hierarchies: Hierarchies,
     oci_runtime: Option<PathBuf>,
     /// The steps' user namespace, or why they have none of their own.
-    user_namespace: Result<UserNamespace, String>,
+    user_namespace: Result<UserNamespace, NoUserNamespace>,
     networks: Networks,
     state_dir: PathBuf,
     /// Distinguishes this runner's steps from those of other engines on the host.
@@ -155,7 +155,7 @@ impl Shared {
         let register = move || {
             let user_namespace = match &shared.user_namespace {
                 Ok(of_steps) => Some(of_steps.descriptor()),
-                Err(reason) if shared_with_all => return Err(reason.clone()),
+                Err(reason) if shared_with_all => return Err(reason.to_string()),
                 // The engine's own is an ordinary user's.
                 Err(_) => None,
             };
@@ -255,9 +255,9 @@ impl Runner {
     /// Returns the user namespace that steps run in, but those that may do everything.
     ///
     /// # Errors
-    /// Without one, steps run in the engine's; the message says why.
-    pub fn user_namespace(&self) -> Result<&UserNamespace, &str> {
-        self.shared.user_namespace.as_ref().map_err(String::as_str)
+    /// Without one, steps run in the engine's.
+    pub fn user_namespace(&self) -> Result<&UserNamespace, &NoUserNamespace> {
+        self.shared.user_namespace.as_ref()
     }
 
     /// Finds out, once, what network steps get that ask for none by name.

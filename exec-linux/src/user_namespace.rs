@@ -31,6 +31,17 @@ pub const HOST_ROOT: u32 = 1 << 31;
 /// and, on some systems, nobody.
 const COUNT: u32 = (1 << 31) - 2;
 
+/// Why steps have no user namespace of their own.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum NoUserNamespace {
+    /// The engine is in one itself: who is root there is nobody outside.
+    #[error("the engine itself is in a user namespace")]
+    Nested,
+    /// The machine does not allow it, so that a step's root is the machine's.
+    #[error("{0}")]
+    Refused(String),
+}
+
 /// A user namespace, kept by its descriptor: no process lives in it but steps.
 #[derive(Debug)]
 pub struct UserNamespace(OwnedFd);
@@ -39,16 +50,17 @@ impl UserNamespace {
     /// Makes one, and makes sure that the ids of files in `directory` can be mapped to it.
     ///
     /// # Errors
-    /// When the machine does not allow it, which the message says for people.
-    pub(crate) fn new(program: &SealedProgram, directory: &Path) -> Result<Self, String> {
+    /// When the machine does not allow it, or it is not needed.
+    pub(crate) fn new(program: &SealedProgram, directory: &Path) -> Result<Self, NoUserNamespace> {
         if !rootless::in_initial_namespace() {
-            // Nor is it needed: who is root here is nobody outside.
-            return Err("the engine itself is in a user namespace".to_owned());
+            return Err(NoUserNamespace::Nested);
         }
+        let refused = NoUserNamespace::Refused;
         let made = Self::make(program)
-            .map_err(|error| format!("user namespaces cannot be made here: {error}"))?;
+            .map_err(|error| refused(format!("user namespaces cannot be made here: {error}")))?;
         mount_attributes::clone_mapped(directory, made.descriptor()).map_err(|error| {
-            format!("`{}` cannot be mounted with mapped ids: {error}", directory.display())
+            let directory = directory.display();
+            refused(format!("`{directory}` cannot be mounted with mapped ids: {error}"))
         })?;
         Ok(made)
     }

@@ -472,6 +472,14 @@ impl Outcome {
         }
     }
 
+    /// What the build warned of, in short.
+    pub fn warnings(&self) -> impl Iterator<Item = &str> {
+        self.events.iter().filter_map(|event| match event {
+            Event::Warning { members } => members["message"].as_str(),
+            _ => None,
+        })
+    }
+
     /// What became of each vertex.
     #[must_use]
     pub fn steps(&self) -> Vec<Step> {

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cofferdam_exec_linux::{
-    BindSource, Execution, Exit, Granted, Limits, Means, Mount as StepMount, Overlay, Restrictions,
-    Rlimit, Rootfs, Step, Stream as StepStream, Streams, Swap, User, lookup_user,
+    BindSource, Execution, Exit, Granted, Limits, Means, Mount as StepMount, NoUserNamespace,
+    Overlay, Restrictions, Rlimit, Rootfs, Runner, Step, Stream as StepStream, Streams, Swap, User,
+    lookup_user,
 };
 use cofferdam_llb::{
     CacheSharing, ExecOp, LinuxResources, Meta, Mount, MountKind, Op, OpKind, Ulimit, Vertex,
@@ -118,6 +119,9 @@ pub(crate) async fn run(
     let limits = surroundings.limits.clone();
     let (store, description) = (engine.store.clone(), exec.clone());
     let runner = engine.runner().await?;
+    if let Some(lacking) = lacks_user_namespace(runner) {
+        context.warn_once(&lacking);
+    }
     // The first step's network is got ready meanwhile.
     let (prepared, found) = tokio::join!(
         blocking(move || prepare(&store, &description, &shown, lent, surroundings)),
@@ -175,6 +179,16 @@ pub(crate) async fn run(
         outputs.map(|bind| bind.commit(&store)).collect()
     })
     .await
+}
+
+/// What the user should know, if a step's root is the machine's.
+pub(crate) fn lacks_user_namespace(runner: &Runner) -> Option<String> {
+    match runner.user_namespace() {
+        Err(why @ NoUserNamespace::Refused(_)) => {
+            Some(format!("steps have no user namespace of their own: {why}"))
+        }
+        Ok(_) | Err(NoUserNamespace::Nested) => None,
+    }
 }
 
 /// What the mounts of a step show at first.

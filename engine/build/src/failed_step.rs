@@ -214,6 +214,12 @@ pub(crate) async fn enter(
         no_new_privileges: false,
     };
     let found = network::find(engine, exec.network).await?;
+    let runner = engine.runner().await?;
+    for lacking in [exec::lacks_user_namespace(runner), found.lacking].into_iter().flatten() {
+        let text = format!("cofferdam: {lacking}\n");
+        // Whoever does not listen does not miss it.
+        _ = streams.output.send((OutputStream::Stderr, text.into())).await;
+    }
     let store = engine.store.clone();
     let caches = mounts::known_caches(&exec, &failed.cache_names, &failed.name);
     let (lent, taken) = mounts::take(&store, session, &exec, caches).await?;
@@ -240,7 +246,6 @@ pub(crate) async fn enter(
     mounts::add_variables(&mut step.env, secrets);
     let command = step.args.join(" ");
     let watches = exec::watches(&binds, &taken);
-    let runner = engine.runner().await?;
     let exit = tokio::select! {
         exit = runner.run_holding(step, streams, CancellationToken::new(), taken) => exit,
         error = exec::beyond_limit(&engine.store, watches) => return Err(error),

@@ -58,7 +58,7 @@ impl Engine {
     /// When no step can be run.
     pub async fn shared_user_namespace(&self) -> Result<Option<String>, Error> {
         self.shared.check_steps()?;
-        Ok(self.shared.runner().await?.user_namespace().err().map(str::to_owned))
+        Ok(self.shared.runner().await?.user_namespace().err().map(ToString::to_string))
     }
 
     /// Runs the frontend and tells what each RUN of its result needs; what needs nothing but the

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use cofferdam_tests::cofferdam::exit;
 use cofferdam_tests::oci::Image;
-use cofferdam_tests::progress::Event;
 use cofferdam_tests::{Build, Context, Layout, exported_owner};
 
 use crate::World;
@@ -304,12 +303,8 @@ fn limits_and_the_environment() -> Result<()> {
         .ended(exit::BUILD);
     let text = limited.report();
     assert!(text.contains("killed by signal 24"), "{text}");
-    let warnings = limited.events.iter().filter_map(|event| match event {
-        Event::Warning { members } => members["message"].as_str(),
-        _ => None,
-    });
     assert_eq!(
-        warnings.collect::<Vec<_>>(),
+        limited.warnings().collect::<Vec<_>>(),
         ["without effect on steps for wasi/wasm: --cpu-quota, --ulimit nofile"]
     );
     let proxied = context("RUN [\"probe-rust.wasm\", \"variable\", \"http_proxy\"]\n")?;
