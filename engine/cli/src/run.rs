@@ -169,8 +169,10 @@ pub fn block_on(work: impl Future<Output = Result<u8, Error>>, style: Style) -> 
             exit::INTERNAL
         }
     };
-    // What may still run is work that the store forgets if it is not completed.
-    runtime.shutdown_background();
+    // What may still run is work that the store forgets if it is not completed. Its threads end with
+    // this process: to end them now would detach them while they do, and glibc may then read the
+    // stack of one that has gone (sourceware bug 19951), which ended builds that had succeeded.
+    std::mem::forget(runtime);
     code
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use cofferdam_tests::cofferdam::exit;
+use cofferdam_tests::command::{command, run};
 use cofferdam_tests::{Context, Fault, FaultyRegistry};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -78,6 +79,18 @@ fn a_failing_step_ends_the_steps_beside_it() -> Result<()> {
     ))?;
     let _ = world.build(&context).run()?.ended(exit::BUILD);
     assert_eq!(processes(&marker), Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn no_thread_is_detached_while_it_ends() -> Result<()> {
+    let world = World::new()?;
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/programs/detach.c");
+    let library = world.out.path().join("detach.so");
+    let mut compile = command("cc", ["-shared", "-fPIC", "-O1", "-o"]);
+    run(compile.arg(&library).arg(source).arg("-ldl"))?;
+    let context = Context::new("FROM scratch\nCOPY Dockerfile /\n")?;
+    let _ = world.build(&context).env("LD_PRELOAD", &library).run()?.succeeded();
     Ok(())
 }
 
