@@ -240,8 +240,22 @@ impl Repositories {
 
     /// Adds a submodule with whatever URL and commit, which git itself would refuse.
     fn submodule(&self, name: &str, path: &str, url: &str, commit: &str) -> Result<String> {
-        let list = format!("[submodule \"{path}\"]\n\tpath = {path}\n\turl = {url}\n");
-        std::fs::write(self.0.path().join(name).join(".gitmodules"), list)?;
+        self.named_submodule(name, path, path, url, commit)
+    }
+
+    /// The same, with a name that is not its path.
+    fn named_submodule(
+        &self,
+        name: &str,
+        called: &str,
+        path: &str,
+        url: &str,
+        commit: &str,
+    ) -> Result<String> {
+        let list = self.0.path().join(name).join(".gitmodules");
+        let mut text = std::fs::read_to_string(&list).unwrap_or_default();
+        text += &format!("[submodule \"{called}\"]\n\tpath = {path}\n\turl = {url}\n");
+        std::fs::write(list, text)?;
         self.git(name, &["add", ".gitmodules"])?;
         self.git(
             name,
@@ -345,6 +359,66 @@ fn submodules_come_along_from_servers_only() -> Result<()> {
     repositories.submodule("lost.git", "sub", "./none.git", &"1".repeat(40))?;
     let url = web.url("/git/lost.git");
     place.fails(&format!("ADD {url} /x\n"), exit::NETWORK, &["none.git"])?;
+    Ok(())
+}
+
+/// With `--keep-git-dir` submodules are repositories, too, as `git submodule update` leaves them.
+#[test]
+fn submodules_keep_their_git_dir() -> Result<()> {
+    let (place, repositories) = (Place::new()?, Repositories::new()?);
+    let web = Web::git(repositories.0.path())?;
+    repositories.add("inner.git", &[("deep", "deep\n")])?;
+    let inner = repositories.git("inner.git", &["rev-parse", "HEAD"])?;
+    repositories.add("lib.git", &[("l", "lib\n")])?;
+    let lib = repositories.submodule("lib.git", "in", "../inner.git", &inner)?;
+    repositories.add("app.git", &[("f", "f\n")])?;
+    repositories.named_submodule("app.git", "the/lib", "vendor/lib", "../lib.git", &lib)?;
+    let app = repositories.git("app.git", &["rev-parse", "HEAD"])?;
+    let url = web.url("/git/app.git");
+    let steps = format!("ADD --keep-git-dir=true {url}#main /x\nADD {url}#main /plain\n");
+    let (_, out) = place.build(&steps, &[])?;
+    let git = |directory: &str, arguments: &[&str]| {
+        let mut git = command("git", arguments);
+        run(git.current_dir(out.join(directory)).env("HOME", "/nonexistent"))
+    };
+    for (directory, commit, url) in [
+        ("x", &app, &url),
+        ("x/vendor/lib", &lib, &web.url("/git/lib.git")),
+        ("x/vendor/lib/in", &inner, &web.url("/git/inner.git")),
+    ] {
+        assert_eq!(git(directory, &["rev-parse", "HEAD"])?.trim(), commit.trim(), "{directory}");
+        assert_eq!(git(directory, &["status", "--porcelain"])?, "", "{directory}");
+        assert_eq!(git(directory, &["config", "remote.origin.url"])?.trim(), url, "{directory}");
+    }
+    let modules = git("x", &["submodule", "status", "--recursive"])?;
+    let modules: Vec<&str> =
+        modules.lines().map(|line| &line[..line.rfind(' ').unwrap()]).collect();
+    let (lib, inner) = (lib.trim(), inner.trim());
+    assert_eq!(modules, [format!(" {lib} vendor/lib"), format!(" {inner} vendor/lib/in")]);
+    assert_eq!(
+        read(out.join("x/vendor/lib/.git"))?,
+        "gitdir: ../../.git/modules/the/lib\n".to_owned()
+    );
+    assert!(!out.join("plain/vendor/lib/.git").exists());
+
+    // A name may not lead elsewhere (CVE-2018-11235), nor into another's repository
+    // (CVE-2019-1387).
+    repositories.add("up.git", &[("f", "f\n")])?;
+    repositories.named_submodule("up.git", "../../out", "sub", "../inner.git", inner)?;
+    repositories.add("within.git", &[("f", "f\n")])?;
+    repositories.named_submodule("within.git", "a", "one", "../inner.git", inner)?;
+    repositories.named_submodule("within.git", "a/hooks", "two", "../inner.git", inner)?;
+    for (name, says) in [
+        ("up.git", "its submodule named `../../out` has a name that no directory may have"),
+        ("within.git", "its submodule named `a/hooks` would lie in the repository of another"),
+    ] {
+        let url = web.url(&format!("/git/{name}"));
+        let steps = format!("ADD --keep-git-dir=true {url}#main /x\n");
+        place.fails(&steps, exit::USER, &[says, &url])?;
+        // Without a `.git` nothing is called so.
+        let (_, out) = place.build(&format!("ADD {url}#main /x\n"), &[])?;
+        assert_eq!(read(out.join("x/f"))?, "f\n");
+    }
     Ok(())
 }
 

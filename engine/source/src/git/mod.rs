@@ -1,10 +1,11 @@
 //! Git repositories: the commit that a reference means now, and its files as a layer.
 //!
 //! `remote` reads URLs, `names` references and paths; `command` runs the git program, `tree` makes
-//! manifests of commits. Where credentials come from is the caller's affair. Why git never checks
+//! manifests of commits, `dot_git` what git keeps beside them. Where credentials come from is the caller's affair. Why git never checks
 //! anything out is in `docs/design/sources-and-mounts.md`.
 
 mod command;
+mod dot_git;
 mod names;
 mod remote;
 mod tree;
@@ -16,15 +17,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_store::{
-    DirRequest, LayerDir, NamedDir, Node, NodeKind, SharedPackWriter, Sharing, Snapshot, Store,
-    Watch,
+    DirRequest, NamedDir, Node, NodeKind, SharedPackWriter, Sharing, Snapshot, Store, Watch,
 };
 use cofferdam_types::{Digest, Hasher};
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use tempfile::TempDir;
 
 pub use command::GitConfig;
 use command::{Git, Identity};
+use dot_git::{KeptModule, Position};
 use names::{below, clean, is_commit, is_reference};
 pub use remote::Remote;
 use tree::{Entry, Kind};
@@ -135,6 +135,14 @@ struct Filling<'a> {
     access: &'a dyn GitAccess,
     pack: &'a SharedPackWriter,
     submodules: usize,
+    /// Those whose `.git` comes along, each behind the one that it lies in.
+    kept: Vec<KeptModule>,
+}
+
+/// What `.gitmodules` says of a submodule.
+struct Module {
+    name: Vec<u8>,
+    url: String,
 }
 
 impl GitSource {
@@ -224,15 +232,17 @@ impl GitSource {
     pub async fn fetch(&self, found: &GitTree, access: &dyn GitAccess) -> Result<Snapshot> {
         let _keep = self.store.keep();
         let pack = self.store.new_pack();
-        let mut filling = Filling { source: self, access, pack: &pack, submodules: 0 };
-        let (root, mtime) = filling.tree(found, 0).await?;
+        let mut filling =
+            Filling { source: self, access, pack: &pack, submodules: 0, kept: Vec::new() };
+        let (root, mtime) = filling.tree(found, Position::top()).await?;
+        let modules = filling.kept;
         let layer = self.store.commit_virtual(root)?;
         self.store.hash_layer(layer.id())?;
         let files = Snapshot::default().with(layer);
         if !found.keeps_git_dir() {
             return Ok(files);
         }
-        let dir = self.git_dir(found, access, mtime).await?;
+        let dir = self.git_dir(found, &modules, access, mtime).await?;
         let mut root = dir.scan()?;
         give_to_root(&mut root);
         let layer = self.store.commit_dir(dir, root)?;
@@ -283,63 +293,18 @@ impl GitSource {
         };
         Ok(Repository { home: self.home()?, dir: take_dir(&self.store, request).await? })
     }
-
-    /// Makes a `.git` that has the commit and says where it is from.
-    async fn git_dir(
-        &self,
-        found: &GitTree,
-        access: &dyn GitAccess,
-        mtime: i64,
-    ) -> Result<LayerDir> {
-        const ACTION: &str = "make its `.git`";
-        let repository = self.repository(found).await?;
-        let bare = repository.dir.fs();
-        let identity = self.identity(&found.request, &found.request.remote, access, true)?;
-        let dir = self.store.new_layer_dir()?;
-        let target = dir.fs().join(".git");
-        std::fs::create_dir(&target).io("cannot create", &target)?;
-        let git = Git {
-            config: &self.config,
-            remote: &found.request.remote,
-            identity: &identity,
-            home: repository.home.path(),
-            repository: Some(&target),
-            source: Some(&bare),
-        };
-        let format = format(&found.commit);
-        git.run(ACTION, ["init", "-q", "--template=", format]).await?;
-        let kept = kept(&found.commit);
-        let bare = bare.to_string_lossy();
-        let fetch = ["fetch", "-q", "--no-tags", "--update-shallow", "--no-write-fetch-head", "--"];
-        git.run(ACTION, fetch.iter().copied().chain([&*bare, &format!("{kept}:{kept}")])).await?;
-        if let Some(name) = found.name.as_deref().filter(|name| name.starts_with("refs/")) {
-            git.run(ACTION, ["update-ref", "--", name, &found.commit]).await?;
-        }
-        for arguments in [
-            &["update-ref", "--no-deref", "--", "HEAD", &found.commit][..],
-            &["update-ref", "-d", "--", &kept],
-            &["read-tree", &found.commit],
-            &["config", "core.bare", "false"],
-            &["config", "remote.origin.url", found.url()],
-            &["config", "remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*"],
-        ] {
-            git.run(ACTION, arguments).await?;
-        }
-        set_times(&dir.fs(), mtime)?;
-        Ok(dir)
-    }
 }
 
 impl Filling<'_> {
     /// The files of a commit, and its time.
-    fn tree<'a>(&'a mut self, found: &'a GitTree, depth: usize) -> Later<'a, Result<(Node, i64)>> {
-        Box::pin(self.tree_within(found, depth))
+    fn tree<'a>(&'a mut self, found: &'a GitTree, at: Position) -> Later<'a, Result<(Node, i64)>> {
+        Box::pin(self.tree_within(found, at))
     }
 
-    async fn tree_within(&mut self, found: &GitTree, depth: usize) -> Result<(Node, i64)> {
+    async fn tree_within(&mut self, found: &GitTree, at: Position) -> Result<(Node, i64)> {
         let source = self.source;
         let request = &found.request;
-        let identity = source.identity(request, &request.remote, self.access, depth == 0)?;
+        let identity = source.identity(request, &request.remote, self.access, at.depth == 0)?;
         let repository = source.repository(found).await?;
         let place = repository.dir.fs();
         let git = Git {
@@ -390,10 +355,14 @@ impl Filling<'_> {
         let mut root = tree::made(mtime);
         tree::fill(&git, self.pack, &files, mtime, &mut root).await?;
         drop(repository);
+        if found.keeps_git_dir() {
+            let named = submodules.iter().filter_map(|(entry, ..)| modules.get(&entry.path));
+            check_names(found, named)?;
+        }
         for (entry, path, within) in submodules {
             let node = match modules.get(&entry.path) {
                 None => tree::made(mtime),
-                Some(url) => self.submodule(found, &entry, url, &within, depth).await?,
+                Some(module) => self.submodule(found, &entry, module, &within, &at).await?,
             };
             match path.as_slice() {
                 [] => root = node,
@@ -401,6 +370,8 @@ impl Filling<'_> {
                     .map_err(|reason| found.wrong(reason))?,
             }
         }
+        // Also where all that is wanted is a submodule, which has times of its own.
+        root.attributes.mtime = mtime;
         Ok((root, mtime))
     }
 
@@ -409,29 +380,60 @@ impl Filling<'_> {
         &mut self,
         of: &GitTree,
         entry: &Entry,
-        url: &str,
+        module: &Module,
         within: &[u8],
-        depth: usize,
+        at: &Position,
     ) -> Result<Node> {
         let path = String::from_utf8_lossy(&entry.path).escape_debug().to_string();
         self.submodules += 1;
-        if depth + 1 >= MAX_DEPTH || self.submodules > MAX_SUBMODULES {
+        if at.depth + 1 >= MAX_DEPTH || self.submodules > MAX_SUBMODULES {
             return Err(of.wrong(format!("its submodules lie too deep, or are too many: `{path}`")));
         }
         let remote = of
             .request
             .remote
-            .join(url)
+            .join(&module.url)
             .map_err(|error| of.wrong(format!("its submodule `{path}`: {error}")))?;
         let request = GitRequest {
             remote,
             reference: entry.object.clone(),
             subdirectory: String::from_utf8_lossy(within).into_owned(),
             checksum: None,
+            keep_git_dir: of.keeps_git_dir(),
             ..of.request.clone()
         };
         let found = GitTree { request, commit: entry.object.clone(), name: None };
-        Ok(self.tree(&found, depth + 1).await?.0)
+        let position = at.below(&entry.path, &module.name);
+        if found.keeps_git_dir() {
+            self.kept.push(KeptModule {
+                found: found.clone(),
+                position: position.clone(),
+                name: module.name.clone(),
+                parent: at.git_dir.clone(),
+            });
+        }
+        let (mut node, mtime) = self.tree(&found, position.clone()).await?;
+        if found.keeps_git_dir() {
+            let link = dot_git::link(self.pack, &position, mtime)?;
+            tree::insert(&mut node, b".git", link, mtime).map_err(|reason| of.wrong(reason))?;
+        }
+        Ok(node)
+    }
+}
+
+/// Refuses submodules whose repositories would lie elsewhere, or in each other.
+fn check_names<'a>(of: &GitTree, modules: impl Iterator<Item = &'a Module>) -> Result<()> {
+    let names: Vec<&[u8]> = modules.map(|module| module.name.as_slice()).collect();
+    let wrong = |name: &[u8], what: &str| {
+        let shown = String::from_utf8_lossy(name).escape_debug().to_string();
+        of.wrong(format!("its submodule named `{shown}` {what}"))
+    };
+    if let Some(name) = names.iter().find(|name| !dot_git::is_module_name(name)) {
+        return Err(wrong(name, "has a name that no directory may have"));
+    }
+    match dot_git::nested(names) {
+        Some(name) => Err(wrong(name, "would lie in the repository of another")),
+        None => Ok(()),
     }
 }
 
@@ -513,8 +515,8 @@ fn format(commit: &str) -> &'static str {
     }
 }
 
-/// The URLs of submodules by their paths, as `.gitmodules` has them.
-async fn modules(git: &Git<'_>, entries: &[Entry]) -> Result<BTreeMap<Vec<u8>, String>> {
+/// The submodules by their paths, as `.gitmodules` has them.
+async fn modules(git: &Git<'_>, entries: &[Entry]) -> Result<BTreeMap<Vec<u8>, Module>> {
     let is_list = |entry: &&Entry| entry.path == b".gitmodules";
     let wrong =
         |reason: &str| Error::Git { url: git.remote.url().to_owned(), reason: reason.to_owned() };
@@ -541,11 +543,11 @@ async fn modules(git: &Git<'_>, entries: &[Entry]) -> Result<BTreeMap<Vec<u8>, S
             .map_err(|_| wrong("its `.gitmodules` has a value that is not UTF-8"))?;
         found.entry(rest[..dot].to_vec()).or_default()[at] = Some(value);
     }
-    let module = |[path, url, update]: [Option<String>; 3]| {
+    let module = |(name, [path, url, update]): (Vec<u8>, [Option<String>; 3])| {
         let wanted = update.as_deref() != Some("none");
-        Some((path?.into_bytes(), url.filter(|_| wanted)?))
+        Some((path?.into_bytes(), Module { name, url: url.filter(|_| wanted)? }))
     };
-    Ok(found.into_values().filter_map(module).collect())
+    Ok(found.into_iter().filter_map(module).collect())
 }
 
 /// When a commit was made, in nanoseconds since 1970.
@@ -563,19 +565,6 @@ fn give_to_root(node: &mut Node) {
     if let NodeKind::Directory(directory) = &mut node.kind {
         directory.children.values_mut().for_each(give_to_root);
     }
-}
-
-/// Gives a directory with all in it one time, so that it is the same wherever it is made.
-fn set_times(path: &Path, mtime: i64) -> Result<()> {
-    let metadata = std::fs::symlink_metadata(path).io("cannot stat", path)?;
-    if metadata.is_dir() {
-        for entry in std::fs::read_dir(path).io("cannot list", path)? {
-            set_times(&entry.io("cannot list", path)?.path(), mtime)?;
-        }
-    }
-    let time = Timespec { tv_sec: mtime / 1_000_000_000, tv_nsec: 0 };
-    let times = Timestamps { last_access: time, last_modification: time };
-    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).io("cannot set the time of", path)
 }
 
 #[cfg(test)]
