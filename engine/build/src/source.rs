@@ -37,6 +37,11 @@ impl ResolvedSource {
         }
     }
 
+    /// Whether the times of its files are something that is said of it, as the key has it.
+    pub(crate) fn gives_times(&self) -> bool {
+        matches!(self, Self::Git(_) | Self::Http(_))
+    }
+
     /// What the key consists of. An image with the same layers under another name has the same
     /// key; the name is here since it says more than digests.
     pub(crate) fn leaves(&self) -> Vec<Leaf> {

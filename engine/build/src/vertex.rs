@@ -301,6 +301,10 @@ impl Vertex for OpVertex {
             // Times are no part of a content digest. Where the op is about them, results that
             // differ in nothing else must not be taken for one another.
             OpKind::File(file) if file::sets_times(file) => return None,
+            // So it is with the times that a commit or a server gives to files.
+            OpKind::Source(_) if self.resolved.get().is_some_and(ResolvedSource::gives_times) => {
+                return None;
+            }
             _ => {}
         }
         let store = self.store().clone();
