@@ -60,6 +60,7 @@ async fn one(
     phase: &Phase,
 ) -> Result<Exported, Error> {
     let store = context.engine.store.clone();
+    let result = Facts::of(images, metadata)?;
     match export.clone() {
         Export::Image { image, store: remember, push: how } => {
             let (built, names) = pack(context, images, image, metadata, phase).await?;
@@ -80,7 +81,7 @@ async fn one(
         }
         Export::Layout { image, format, dest } => {
             if let LayoutFormat::Docker = format {
-                one_platform(images)?;
+                result.one_platform()?;
             }
             let (built, names) = pack(context, images, image, metadata, phase).await?;
             let said = said(&built, &names);
@@ -98,7 +99,7 @@ async fn one(
             Ok(said)
         }
         Export::Load { image, targets } => {
-            one_platform(images)?;
+            result.one_platform()?;
             let (built, names) = pack(context, images, image, metadata, phase).await?;
             let loaded = load(&store, &built, &names, &targets, &phase.reporter()).await?;
             Ok(Exported { loaded: Some(loaded), ..said(&built, &names) })
@@ -107,7 +108,7 @@ async fn one(
             let images = images.clone();
             let owners = context.engine.privilege.owners();
             blocking(move || {
-                let trees = trees(&store, &images, files)?;
+                let trees = trees(&store, &images, files, &result)?;
                 let apart = trees.iter().all(|(prefix, _)| !prefix.is_empty());
                 if others == Others::Delete && trees.len() > 1 && !apart {
                     return Err(Error::Invalid(
@@ -130,7 +131,7 @@ async fn one(
         Export::Tar { dest, files } => {
             let images = images.clone();
             blocking(move || {
-                let trees = trees(&store, &images, files)?;
+                let trees = trees(&store, &images, files, &result)?;
                 let named: Vec<_> =
                     trees.iter().map(|(prefix, tree)| (prefix.as_str(), tree)).collect();
                 to(&dest, |out| Ok(write_tar(&named, out)?))?;
@@ -141,15 +142,51 @@ async fn one(
     }
 }
 
-/// Refuses several platforms before anything is packed for them.
-fn one_platform(images: &[PlatformImage]) -> Result<(), Error> {
-    match images {
-        [_] => Ok(()),
-        several => Err(Error::Invalid(format!(
-            "Docker's archives hold an image of one platform, not of {}; write an OCI archive \
-             (--output type=oci), or build for one --platform",
-            several.len()
-        ))),
+/// What holds for all exports of a result.
+struct Facts {
+    /// How many platforms it has.
+    platforms: usize,
+    /// Whether it is one for several platforms, even if there is one only.
+    multi_platform: bool,
+    /// The time that the frontend says it has, in seconds since 1970.
+    source_date_epoch: Option<i64>,
+}
+
+impl Facts {
+    /// Reads them from what the frontend says, under BuildKit's keys.
+    fn of(images: &[PlatformImage], metadata: &BTreeMap<String, Vec<u8>>) -> Result<Self, Error> {
+        let epoch = metadata.get("source.date.epoch").filter(|text| !text.is_empty());
+        let epoch = epoch.map(|text| String::from_utf8_lossy(text));
+        let number = epoch.map(|text| {
+            let wrong = |_| {
+                let text = text.escape_debug();
+                Error::Invalid(format!(
+                    "the frontend's result: `source.date.epoch` is `{text}`, expected seconds"
+                ))
+            };
+            text.parse().map_err(wrong)
+        });
+        Ok(Self {
+            platforms: images.len(),
+            multi_platform: images.len() > 1 || metadata.contains_key("refs.platforms"),
+            source_date_epoch: number.transpose()?,
+        })
+    }
+
+    /// Refuses an index before anything is packed for it.
+    fn one_platform(&self) -> Result<(), Error> {
+        if !self.multi_platform {
+            return Ok(());
+        }
+        let (held, instead) = match self.platforms {
+            1 => ("no index".to_owned(), "leave `multi-platform` out"),
+            several => {
+                (format!("an image of one platform, not of {several}"), "build for one --platform")
+            }
+        };
+        Err(Error::Invalid(format!(
+            "Docker's archives hold {held}; write an OCI archive (--output type=oci), or {instead}"
+        )))
     }
 }
 
@@ -162,6 +199,9 @@ async fn pack(
     phase: &Phase,
 ) -> Result<(BuiltImage, Vec<Reference>), Error> {
     let mut options = image.options.clone();
+    let result = Facts::of(images, metadata)?;
+    options.multi_platform |= result.multi_platform;
+    options.source_date_epoch = options.source_date_epoch.or(result.source_date_epoch);
     options.annotations = annotations(metadata)?;
     options.annotations.extend(&image.options.annotations);
     let (store, images, report) = (context.engine.store.clone(), images.clone(), phase.reporter());
@@ -237,13 +277,16 @@ fn trees(
     store: &Store,
     images: &[PlatformImage],
     options: FileOptions,
+    result: &Facts,
 ) -> Result<Vec<(String, FileTree)>, Error> {
+    let latest = options.source_date_epoch.or(result.source_date_epoch);
+    let latest = latest.filter(|_| options.rewrite_timestamp);
     let mut trees = BTreeMap::new();
     for image in images {
-        let tree = FileTree::new(store, &image.snapshot, options.latest)?;
+        let tree = FileTree::new(store, &image.snapshot, latest)?;
         trees.insert(image.platform.to_string(), tree);
     }
-    if options.platform_split.unwrap_or(images.len() > 1) {
+    if options.platform_split.unwrap_or(result.multi_platform) {
         let prefixed = trees.into_iter().map(|(name, tree)| (name.replace('/', "_"), tree));
         return Ok(prefixed.collect());
     }

@@ -140,10 +140,13 @@ pub enum Push {
 /// How files leave without being an image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FileOptions {
-    /// Files of layers that no registry gave are not younger, in seconds since 1970.
-    pub latest: Option<i64>,
+    /// The time of the result, in seconds since 1970; where nothing is said, the frontend's, if it
+    /// says one.
+    pub source_date_epoch: Option<i64>,
+    /// Makes files of layers that no registry gave not younger than that.
+    pub rewrite_timestamp: bool,
     /// Whether each platform has a directory of its own (`linux_amd64`); where nothing is said,
-    /// if there are several.
+    /// if the result is one for several.
     pub platform_split: Option<bool>,
 }
 

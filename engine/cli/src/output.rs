@@ -84,16 +84,16 @@ pub struct Times {
 }
 
 impl Times {
-    /// The epoch that holds, and whether files obey it: they do unless the output says otherwise.
+    /// The epoch that holds, as far as the command line says, and whether files obey the epoch:
+    /// they do unless the output says otherwise.
     pub fn decide(self, default: Option<i64>) -> (Option<i64>, bool) {
-        let epoch = self.epoch.or(default);
-        (epoch, self.rewrite.unwrap_or(epoch.is_some()))
+        (self.epoch.or(default), self.rewrite.unwrap_or(true))
     }
 
     /// How files leave that are no image.
     pub fn of_files(self, default: Option<i64>, platform_split: Option<bool>) -> FileOptions {
-        let (epoch, rewrite) = self.decide(default);
-        FileOptions { latest: epoch.filter(|_| rewrite), platform_split }
+        let (source_date_epoch, rewrite_timestamp) = self.decide(default);
+        FileOptions { source_date_epoch, rewrite_timestamp, platform_split }
     }
 }
 

@@ -112,12 +112,8 @@ pub fn prepare(args: &Build, surroundings: Surroundings<'_>) -> Result<Prepared,
 
     let (session, keys) = lend(session, &args.lend, env)?;
     let arguments = build_args(args, env)?;
-    let epoch = arguments.get("SOURCE_DATE_EPOCH").filter(|epoch| !epoch.is_empty());
-    let epoch = epoch.map(|text| {
-        let wrong = || Error::usage(format!("SOURCE_DATE_EPOCH `{text}`: expected seconds"));
-        text.parse::<i64>().map_err(|_| wrong())
-    });
-    let epoch = epoch.transpose()?;
+    // What is no number means something to the frontend, which says what the result's time is.
+    let epoch = arguments.get("SOURCE_DATE_EPOCH").and_then(|text| text.parse().ok());
     options
         .extend(arguments.iter().map(|(key, value)| (format!("build-arg:{key}"), value.clone())));
     options.extend(frontend_options(args)?);

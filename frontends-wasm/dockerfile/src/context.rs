@@ -6,7 +6,7 @@ use cofferdam_sdk::{ActionInput, ActionKind, CopyAction, FileAction, Host, OpMet
 
 use crate::error::Problem;
 use crate::git::GitReference;
-use crate::options::Options;
+use crate::options::{Options, truth};
 
 /// The name of what is downloaded, as in BuildKit.
 const DOWNLOAD: &str = "context";
@@ -23,45 +23,92 @@ pub(crate) struct Remote<O> {
     pub dockerfile: String,
 }
 
-/// The remote context that a request names, if it names one.
-pub(crate) fn remote<H: Host>(
-    host: &H,
-    options: &Options,
-) -> Result<Option<Remote<H::Output>>, Problem> {
+/// What is somewhere else, to be fetched.
+pub(crate) struct Source {
+    /// Identifier of the source op.
+    pub identifier: String,
+    /// Its attributes.
+    pub attributes: Vec<(String, String)>,
+    /// What the progress display calls it.
+    pub name: String,
+    /// The name of the one file that a download is; `None` for a repository.
+    pub file: Option<String>,
+}
+
+impl Source {
+    /// A repository, as the request writes it.
+    pub fn git(git: &GitReference, text: &str) -> Self {
+        Self {
+            identifier: git.identifier(),
+            attributes: git.attributes(),
+            name: format!("[internal] load git source {text}"),
+            file: None,
+        }
+    }
+
+    /// A download.
+    pub fn download(address: &str, name: String) -> Self {
+        Self {
+            identifier: address.to_owned(),
+            attributes: vec![("http.filename".to_owned(), DOWNLOAD.to_owned())],
+            name,
+            file: Some(DOWNLOAD.to_owned()),
+        }
+    }
+}
+
+/// Where the main context is, if the request names a place that is no directory of the client.
+pub(crate) fn source(options: &Options) -> Result<Option<Source>, Problem> {
     let Some(place) = &options.context else { return Ok(None) };
-    let dockerfile = || options.filename.clone();
     if let Some(git) = GitReference::parse(place)? {
         let keeps = options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
-        let keeps = keeps.is_some_and(|value| matches!(value.as_str(), "1" | "true" | "TRUE"));
-        let git = GitReference { keep_git_dir: git.keep_git_dir.or(keeps.then_some(true)), ..git };
-        let metadata = OpMetadata::named(format!("[internal] load git source {place}"));
-        let output = host.source(&git.identifier(), &git.attributes(), None, &metadata)?;
-        return Ok(Some(Remote { output, dockerfile: dockerfile() }));
+        let keeps = keeps.and_then(|value| truth(value)).filter(|keeps| *keeps);
+        let git = GitReference { keep_git_dir: git.keep_git_dir.or(keeps), ..git };
+        return Ok(Some(Source::git(&git, place)));
     }
     if !place.starts_with("http://") && !place.starts_with("https://") {
         let expected = "a git repository, or a URL with http or https";
         return Err(Problem::invalid("option context", place, expected));
     }
-    let attributes = [("http.filename".to_owned(), DOWNLOAD.to_owned())];
-    let metadata = OpMetadata::named("[internal] load remote build context");
-    let output = host.source(place, &attributes, None, &metadata)?;
-    let head = host.solve(&output)?.read_start(DOWNLOAD, HEAD)?;
-    if !is_archive(&head) {
-        if options.filename_is_given {
+    Ok(Some(Source::download(place, "[internal] load remote build context".to_owned())))
+}
+
+/// The remote context that a request names, if it names one.
+pub(crate) fn remote<H: Host>(
+    host: &H,
+    options: &Options,
+) -> Result<Option<Remote<H::Output>>, Problem> {
+    let Some(source) = source(options)? else { return Ok(None) };
+    let dockerfile = options.filename.clone();
+    let metadata = OpMetadata::named(&source.name);
+    let output = host.source(&source.identifier, &source.attributes, None, &metadata)?;
+    let Some(file) = source.file else { return Ok(Some(Remote { output, dockerfile })) };
+    match unpacked(host, &output, &file)? {
+        Some(output) => Ok(Some(Remote { output, dockerfile })),
+        None if options.filename_is_given => {
             let expected = "none: the context is a Dockerfile itself, no archive";
-            return Err(Problem::invalid("option filename", &options.filename, expected));
+            Err(Problem::invalid("option filename", &options.filename, expected))
         }
-        return Ok(Some(Remote { output, dockerfile: DOWNLOAD.into() }));
+        None => Ok(Some(Remote { output, dockerfile: file })),
     }
-    let from = ActionInput::Output(output);
+}
+
+/// What the download `file` unpacks to; `None` when it is no archive.
+pub(crate) fn unpacked<H: Host>(
+    host: &H,
+    download: &H::Output,
+    file: &str,
+) -> Result<Option<H::Output>, Problem> {
+    if !is_archive(&host.solve(download)?.read_start(file, HEAD)?) {
+        return Ok(None);
+    }
+    let from = ActionInput::Output(download.clone());
     let copy =
-        CopyAction { attempt_unpack: true, ..CopyAction::new(from, format!("/{DOWNLOAD}"), "/") };
+        CopyAction { attempt_unpack: true, ..CopyAction::new(from, format!("/{file}"), "/") };
     let action =
         FileAction { input: ActionInput::Scratch, kind: ActionKind::Copy(copy), has_output: true };
     let metadata = OpMetadata::named("[internal] unpack remote build context");
-    let unpacked = host.file(&[action], &metadata)?.pop();
-    let output = unpacked.ok_or_else(|| Problem::Unsupported("an empty build context".into()))?;
-    Ok(Some(Remote { output, dockerfile: dockerfile() }))
+    Ok(host.file(&[action], &metadata)?.pop())
 }
 
 /// Whether a file that begins so is an archive, compressed or not.

@@ -6,20 +6,34 @@ use std::collections::BTreeMap;
 
 use cofferdam_sdk::{
     BuildError, BuildResult, Description, Frontend, Host, HostError, OpMetadata, Platform,
-    PlatformResult, Request, Snapshot,
+    PlatformResult, Request, Snapshot, Warning,
 };
+use serde_json::json;
 
 use crate::checks::Checks;
 use crate::context::remote;
 use crate::directives::Directives;
+use crate::epoch;
 use crate::error::{Errors, Lines, Located, Problem};
 use crate::ignore;
 use crate::lower::{ContextPaths, Input, Scope, json_list, lower};
-use crate::options::{OPTIONS, Options};
+use crate::options::{OPTIONS, Options, truth};
 use crate::parse::{self, Dockerfile};
 use crate::path;
 use crate::probe::{Images, Probe};
 use crate::subrequests;
+
+/// Under which key a result says its `SOURCE_DATE_EPOCH`, as in BuildKit.
+const EPOCH_KEY: &str = "source.date.epoch";
+/// A result with this key is one for several platforms, as in BuildKit.
+const PLATFORMS_KEY: &str = "refs.platforms";
+/// Build arguments of BuildKit's that nothing comes of, with the reason.
+const WITHOUT_EFFECT: [(&str, &str); 4] = [
+    ("BUILDKIT_INLINE_CACHE", "images do not carry a cache"),
+    ("BUILDKIT_INLINE_BUILDINFO_ATTRS", "images do not carry build information"),
+    ("BUILDKIT_ATTEST_SBOM", "attestations are not made"),
+    ("BUILDKIT_ATTEST_PROVENANCE", "attestations are not made"),
+];
 
 /// The frontend for Dockerfiles.
 #[derive(Clone, Copy, Debug)]
@@ -265,7 +279,7 @@ impl Survey {
             options,
             target,
             build: &request.build_platform,
-            name_platforms: request.platforms.len() > 1,
+            name_platforms: options.multi_platform,
             context: None,
             ignored: &self.named,
             images: &self.images,
@@ -285,6 +299,9 @@ fn build<H: Host>(
 ) -> Result<BuildResult<H::Output>, Vec<Located>> {
     let dockerfile = parse::parse(&files.text)?;
     let checks = Checks::new(&files.text, &dockerfile, options)?;
+    ignored(options).iter().for_each(|warning| host.warn(warning));
+    let options =
+        &epoch::settle(host, options, &dockerfile, (&request.platforms, &request.build_platform))?;
     let survey =
         Survey::new(host, request, options, (files, &dockerfile), (&checks, Scope::Target));
     // What is likely to be wrong may be why something is.
@@ -306,7 +323,52 @@ fn build<H: Host>(
             config: lowered.config.to_string().into_bytes(),
         });
     }
-    Ok(BuildResult { results, metadata: Vec::new() })
+    let metadata = [
+        (EPOCH_KEY, options.epoch.map(|seconds| seconds.to_string())),
+        (PLATFORMS_KEY, options.multi_platform.then(|| platforms(&request.platforms))),
+    ];
+    let metadata = metadata.into_iter().filter_map(|(key, value)| {
+        let value = value?;
+        Some((key.to_owned(), value.into_bytes()))
+    });
+    Ok(BuildResult { results, metadata: metadata.collect() })
+}
+
+/// What BuildKit's frontends say the platforms of a result with.
+fn platforms(platforms: &[Platform]) -> String {
+    let platforms: Vec<_> = platforms
+        .iter()
+        .map(|platform| {
+            let mut parts = json!({"architecture": platform.architecture, "os": platform.os});
+            for (name, value) in
+                [("variant", &platform.variant), ("os.version", &platform.os_version)]
+            {
+                if !value.is_empty() {
+                    parts[name] = value.as_str().into();
+                }
+            }
+            json!({"ID": platform.to_string(), "Platform": parts})
+        })
+        .collect();
+    json!({"Platforms": platforms}).to_string()
+}
+
+/// Warns of build arguments that ask for what there is not: a build that ran with them before goes
+/// on running.
+fn ignored(options: &Options) -> Vec<Warning> {
+    let asks = |name: &str| {
+        let given = options.build_args.get(name).filter(|text| !text.is_empty());
+        given.is_some_and(|text| truth(text) != Some(false))
+    };
+    let arguments = WITHOUT_EFFECT.iter().filter(|(name, _)| asks(name));
+    arguments
+        .map(|(name, what)| Warning {
+            short: format!("the build argument `{name}` has no effect: {what}"),
+            detail: Vec::new(),
+            url: String::new(),
+            locations: Vec::new(),
+        })
+        .collect()
 }
 
 /// The main build context: only what is used of it, and not what is ignored.

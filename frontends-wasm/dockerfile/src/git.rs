@@ -98,9 +98,9 @@ impl GitReference {
             }
             seen.push(key.to_string());
             let flag = || match &*value {
-                "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-                "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-                _ => Err(invalid(format!("`true` or `false` for `{key}`"))),
+                "" => Ok(true),
+                text => crate::options::truth(text)
+                    .ok_or_else(|| invalid(format!("`true` or `false` for `{key}`"))),
             };
             let once = |known: &mut String, value: String| {
                 if !known.is_empty() && *known != value {

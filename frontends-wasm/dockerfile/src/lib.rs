@@ -15,6 +15,7 @@ mod context;
 pub mod descriptions;
 pub mod directives;
 pub mod duration;
+mod epoch;
 pub mod error;
 mod frontend;
 pub mod git;

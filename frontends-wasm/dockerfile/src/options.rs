@@ -40,8 +40,13 @@ pub struct Options {
     pub contexts: BTreeMap<String, String>,
     /// Whether the request says which platform it wants.
     pub platform_is_given: bool,
-    /// The time of what is made, in seconds since 1970 (`SOURCE_DATE_EPOCH`).
+    /// The time of what is made, in seconds since 1970 (`SOURCE_DATE_EPOCH`), as far as it is a
+    /// number. What else it may be is found out by `epoch`.
     pub epoch: Option<i64>,
+    /// What `SOURCE_DATE_EPOCH` is where an ARG before the first FROM says it.
+    pub declared_epoch: Option<String>,
+    /// Whether the result is one for several platforms, even if there is one only.
+    pub multi_platform: bool,
     /// Size of `/dev/shm` of every step in bytes; 0 is the default.
     pub shm_size: u64,
     /// Resource limits of every step.
@@ -84,6 +89,7 @@ pub const OPTIONS: &[(&str, &str)] = &[
     ("force-network-mode", "default, none or host"),
     ("cgroup-parent", "parent cgroup of the steps"),
     ("platform", "list of platforms that the request names"),
+    ("multi-platform", "whether there is an index even for a single platform"),
     ("shm-size", "size of /dev/shm of the steps, in bytes"),
     ("ulimit", "list of name=soft[:hard]"),
 ];
@@ -110,12 +116,9 @@ impl Options {
             labels: collect("label:"),
             contexts: contexts.into_iter().map(|(key, value)| (context_key(&key), value)).collect(),
             platform_is_given: text("platform").is_some(),
-            epoch: match text("build-arg:SOURCE_DATE_EPOCH") {
-                None => None,
-                Some(text) => Some(text.parse().map_err(|_| {
-                    Problem::invalid("SOURCE_DATE_EPOCH", text, "seconds since 1970")
-                })?),
-            },
+            epoch: text("build-arg:SOURCE_DATE_EPOCH").and_then(|text| text.parse().ok()),
+            declared_epoch: None,
+            multi_platform: multi_platform(request)?,
             shm_size: match text("shm-size") {
                 None => 0,
                 Some(text) => text
@@ -209,6 +212,35 @@ pub fn network(mode: &str) -> Result<NetworkMode, &'static str> {
         "host" => Ok(NetworkMode::Host),
         _ => Err("`default`, `none` or `host`"),
     }
+}
+
+/// Reads a truth value as Go does.
+pub(crate) fn truth(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// Whether the result is one for several platforms: of a request for several it always is.
+fn multi_platform(request: &Request) -> Result<bool, Problem> {
+    let several = request.platforms.len() > 1;
+    // The build argument is there for clients that have no such option.
+    for (option, shown) in [
+        ("build-arg:BUILDKIT_MULTI_PLATFORM", "BUILDKIT_MULTI_PLATFORM"),
+        ("multi-platform", "option multi-platform"),
+    ] {
+        let Some(text) = request.option(option).filter(|text| !text.is_empty()) else { continue };
+        return match truth(text) {
+            Some(false) if several => {
+                Err(Problem::invalid(shown, text, "`true`, because there are several platforms"))
+            }
+            Some(asked) => Ok(asked),
+            None => Err(Problem::invalid(shown, text, "`true` or `false`")),
+        };
+    }
+    Ok(several)
 }
 
 fn context_key(key: &str) -> String {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cofferdam_sdk::Platform;
 
 use crate::command::{Command, From, Instruction};
+use crate::epoch;
 use crate::error::{Located, MOST_PROBLEMS, Problem};
 use crate::lower::mounts;
 use crate::options::Options;
@@ -231,6 +232,9 @@ pub(crate) fn globals(
                 Err(problem) => problems.push(problem.at(instruction.lines)),
             }
         }
+    }
+    if let (Some(settled), Some(value)) = (&options.declared_epoch, globals.get_mut(epoch::NAME)) {
+        value.clone_from(settled);
     }
     (globals, problems)
 }

@@ -4,16 +4,19 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use cofferdam_tests::cofferdam::exit;
 use cofferdam_tests::command::{command, run};
-use cofferdam_tests::tree::TarWriter;
+use cofferdam_tests::tree::{FIXTURE_TIME, TarWriter};
 use cofferdam_tests::web::{Web, WebAnswer};
-use cofferdam_tests::{Cofferdam, Context, bases};
+use cofferdam_tests::{Cofferdam, Context, Layout, bases};
 use tempfile::TempDir;
 
 const SECRET: &str = "pw-77c1-never-shown";
+/// When the commit of the repository was made.
+const COMMITTED: u64 = 1_234_567_890;
 const DOCKERFILE: &str = "FROM scratch\nCOPY . /\n";
 
 /// Runs `cofferdam build` with these arguments and this standard input.
@@ -191,6 +194,7 @@ fn repository() -> Result<TempDir> {
     let git = |arguments: &[&str]| {
         let mut git = command("git", arguments);
         git.current_dir(&work).env("GIT_CONFIG_GLOBAL", "/dev/null").env("HOME", "/nonexistent");
+        git.env("GIT_COMMITTER_DATE", format!("{COMMITTED} +0200"));
         for name in
             ["GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"]
         {
@@ -329,5 +333,83 @@ fn named_contexts_of_every_kind() -> Result<()> {
     let expected =
         [("git", "of the repository\n"), ("web", "of the web\n"), ("dir", "of the directory\n")];
     assert!(built.has(&expected).directory.join("oci").exists());
+    Ok(())
+}
+
+/// Says its epoch, and has a file that is made in the build.
+const TIMED: &str =
+    "FROM scratch\nARG SOURCE_DATE_EPOCH\nCOPY <<said /\n$SOURCE_DATE_EPOCH\nsaid\n";
+
+/// What `SOURCE_DATE_EPOCH` names gives the result its time: the files and the image.
+#[test]
+fn epochs_of_contexts() -> Result<()> {
+    const MODIFIED: (&str, u64) = ("Sun, 09 Sep 2001 01:46:40 GMT", 1_000_000_000);
+    let (place, repository) = (Place::new()?, repository()?);
+    let git = Web::git(repository.path())?;
+    let git = git.url("/git/app.git");
+    let tar = archive(&[("Dockerfile", TIMED), ("f", "f\n")])?;
+    let packed = tar.clone();
+    let web = Web::start(move |request| match request.path.as_str() {
+        "/told" => WebAnswer::body(packed.clone()).header("Last-Modified", MODIFIED.0),
+        "/untold" => WebAnswer::body(packed.clone()),
+        "/text" => WebAnswer::body("text\n"),
+        _ => WebAnswer::status(404),
+    })?;
+    let directory = Context::new("")?;
+    directory.file("d", "d\n")?;
+    let directory = directory.path().to_str().context("UTF-8")?;
+    let timed = |epoch: &str| format!("ARG SOURCE_DATE_EPOCH={epoch}\n{TIMED}");
+    let fetched = format!("FROM scratch AS src\nARG AT={git}\nADD ${{AT}}#v1 /\n{}", timed("Src"));
+    let (fetch, epoch) = fetched.split_once("ARG SOURCE").context("it has one")?;
+    let (epoch, rest) = epoch.split_once('\n').context("it has more")?;
+    let of_stage = format!("ARG SOURCE{epoch}\n{fetch}{rest}");
+    let asked = "SOURCE_DATE_EPOCH=context";
+    let (named_git, named_web) = (format!("x={git}#v1"), format!("x={}", web.url("/told")));
+    let (told, untold) = (web.url("/told"), web.url("/untold"));
+    let text = format!("x={}", web.url("/text"));
+    for (what, arguments, stdin, expected) in [
+        ("git", &["-f", "-", &git][..], timed("context").into_bytes(), Some(COMMITTED)),
+        (
+            "git's part",
+            &["-f", "-", &format!("{git}#main:sub")],
+            timed("context").into(),
+            Some(COMMITTED),
+        ),
+        ("argument", &["--build-arg", asked, "-f", "-", &git], TIMED.into(), Some(COMMITTED)),
+        ("told", &["--build-arg", asked, &told], Vec::new(), Some(MODIFIED.1)),
+        ("untold", &["--build-arg", asked, &untold], Vec::new(), Some(FIXTURE_TIME)),
+        ("sent", &["--build-arg", asked, "-"], tar, Some(FIXTURE_TIME)),
+        (
+            "named git",
+            &["--build-context", &named_git, "-f", "-", directory],
+            timed("x").into(),
+            Some(COMMITTED),
+        ),
+        (
+            "named web",
+            &["--build-context", &named_web, "-f", "-", directory],
+            timed("x").into(),
+            Some(MODIFIED.1),
+        ),
+        ("named text", &["--build-context", &text, "-f", "-", directory], timed("x").into(), None),
+        ("a stage", &["-f", "-", directory], of_stage.into(), Some(COMMITTED)),
+        ("a directory", &["-f", "-", directory], timed("context").into(), None),
+        ("a Dockerfile", &["--build-arg", asked, "-"], TIMED.into(), None),
+    ] {
+        let layout = tempfile::tempdir()?;
+        let output = format!("type=oci,tar=false,dest={}", layout.path().display());
+        let arguments = [arguments, &["-o", &output]].concat();
+        let said = expected.map(|seconds| seconds.to_string()).unwrap_or_default();
+        let built = place.build(&arguments, &stdin)?.has(&[("said", &format!("{said}\n"))]);
+        let Some(seconds) = expected else { continue };
+        let time = UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(std::fs::metadata(built.directory.join("said"))?.modified()?, time, "{what}");
+        let image = Layout::open(layout.path())?.image(&bases::oci_architecture()?)?;
+        let created = image.config["created"].as_str().context("it has a time")?;
+        let expected = run(command("date", ["-u", "+%FT%TZ", "-d"]).arg(format!("@{seconds}")))?;
+        assert_eq!(created, expected.trim(), "{what}");
+    }
+    let built = place.build(&["-f", "-", directory], timed("nothing").as_bytes())?;
+    built.ended(exit::USER, &["invalid SOURCE_DATE_EPOCH `nothing`", "ARG SOURCE_DATE_EPOCH"]);
     Ok(())
 }

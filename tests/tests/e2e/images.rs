@@ -167,6 +167,38 @@ fn times_obey_the_epoch() -> Result<()> {
     Ok(())
 }
 
+/// As with BuildKit: an index, and directories of platforms, though there is one platform only.
+#[test]
+fn an_index_for_a_single_platform() -> Result<()> {
+    let (world, context) = sample()?;
+    let out = world.out.path();
+    for (name, argument, is_index) in [
+        ("plain", "BUILDKIT_MULTI_PLATFORM=", false),
+        ("off", "BUILDKIT_MULTI_PLATFORM=0", false),
+        ("on", "BUILDKIT_MULTI_PLATFORM=1", true),
+    ] {
+        let (oci, local) = (out.join(format!("{name}.oci")), out.join(format!("{name}.local")));
+        let build = |output: String| {
+            world.build(&context).option("--build-arg", argument).option("--output", output).run()
+        };
+        let _ = build(format!("type=oci,tar=false,dest={}", oci.display()))?.succeeded();
+        let index: Value = serde_json::from_slice(&fs::read(oci.join("index.json"))?)?;
+        let kind = index["manifests"][0]["mediaType"].as_str().unwrap_or_default();
+        let expected = if is_index { "image.index" } else { "image.manifest" };
+        assert!(kind.contains(expected), "{name}: {kind}");
+        let _ = build(format!("type=local,dest={}", local.display()))?.succeeded();
+        let platform = format!("linux_{}", bases::oci_architecture()?);
+        assert_eq!(local.join(&platform).join("ran").exists(), is_index, "{name}");
+        assert_eq!(local.join("ran").exists(), !is_index, "{name}");
+        let outcome = build(format!("type=docker,dest={}", out.join("docker.tar").display()))?;
+        match is_index {
+            true => outcome.ended(exit::USER).says(&["no index", "type=oci"]),
+            false => drop(outcome.succeeded()),
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn docker_is_sent_what_it_lacks() -> Result<()> {
     let (world, context) = sample()?;

@@ -108,6 +108,10 @@ impl<H: Host> Lowering<'_, H> {
                 data = state.expand(plain, &data)?;
             }
             let path = path::inside(&heredoc.name);
+            if matches!(path::base(&path), "" | "." | "..") || path.matches('/').count() > 1 {
+                let expected = "that of a file, without a directory";
+                return Err(Problem::invalid("name of a here-document", &heredoc.name, expected));
+            }
             let mkfile = MkfileAction {
                 path: path.clone(),
                 mode: 0o644,

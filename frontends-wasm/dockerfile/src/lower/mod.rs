@@ -10,7 +10,7 @@ mod environment;
 mod meta;
 pub(crate) mod mounts;
 mod names;
-mod remote;
+pub(crate) mod remote;
 mod run;
 mod stage;
 mod watch;

@@ -6,7 +6,7 @@ use crate::git::GitReference;
 use crate::path;
 
 /// A source that is not a path.
-pub(super) struct Remote {
+pub(crate) struct Remote {
     /// As it stands in the file.
     pub text: String,
     /// Identifier of the source op.
@@ -20,7 +20,7 @@ pub(super) struct Remote {
 }
 
 /// Reads a source; `None` when it is a path.
-pub(super) fn parse(
+pub(crate) fn parse(
     text: &str,
     copy: &Copy,
     checksum: Option<&str>,
@@ -34,9 +34,15 @@ pub(super) fn parse(
     let name = file_name(text);
     let mut attributes = vec![("http.filename".to_owned(), name.clone())];
     if let Some(checksum) = checksum {
+        // As in BuildKit, whatever else digests may be written in.
         let hex = checksum.strip_prefix("sha256:").unwrap_or_default();
-        if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
-            let expected = "`sha256:` and 64 hex digits";
+        if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            let expected = match checksum.split_once(':') {
+                Some((algorithm, _)) if algorithm != "sha256" => {
+                    "`sha256:` and 64 hex digits, the only algorithm there is for downloads"
+                }
+                _ => "`sha256:` and 64 hex digits in lower case",
+            };
             return Err(Problem::invalid("--checksum", checksum, expected));
         }
         attributes.push(("http.checksum".into(), checksum.into()));
@@ -51,7 +57,7 @@ pub(super) fn parse(
 }
 
 /// Whether a source is a download.
-pub(super) fn is_http(text: &str) -> bool {
+pub(crate) fn is_http(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
 
