@@ -9,6 +9,7 @@ use super::{Lowering, stage::State};
 use crate::command::Run;
 use crate::error::Problem;
 use crate::instruction;
+use crate::options::truth;
 use crate::path;
 use crate::suggest::nearest;
 
@@ -85,9 +86,9 @@ impl Options {
                 None => None,
             };
             let flag = match value.as_deref() {
-                None | Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
-                Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
-                Some(other) => Err(Problem::invalid(what(), other, "`true` or `false`")),
+                None => Ok(true),
+                Some(text) => truth(text)
+                    .ok_or_else(|| Problem::invalid(what(), text, "`true` or `false`")),
             };
             match key.as_str() {
                 "readonly" | "ro" => options.readonly = Some(flag?),
@@ -98,8 +99,9 @@ impl Options {
                         return Err(Problem::invalid("option of --mount", key, "`key=value`"));
                     };
                     let number = |radix: u32| {
+                        let expected = if radix == 8 { "octal digits" } else { "a number" };
                         u32::from_str_radix(&value, radix)
-                            .map_err(|_| Problem::invalid(what(), &value, "a number"))
+                            .map_err(|_| Problem::invalid(what(), &value, expected))
                     };
                     match key.as_str() {
                         "type" => options.kind = value.to_lowercase(),
