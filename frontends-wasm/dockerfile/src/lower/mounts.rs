@@ -87,8 +87,9 @@ impl Options {
             };
             let flag = match value.as_deref() {
                 None => Ok(true),
-                Some(text) => truth(text)
-                    .ok_or_else(|| Problem::invalid(what(), text, "`true` or `false`")),
+                Some(text) => {
+                    truth(text).ok_or_else(|| Problem::invalid(what(), text, "`true` or `false`"))
+                }
             };
             match key.as_str() {
                 "readonly" | "ro" => options.readonly = Some(flag?),
