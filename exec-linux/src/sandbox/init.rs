@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat};
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Uid, chownat};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Signal, fchdir, set_parent_process_death_signal, umask};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
@@ -66,9 +66,35 @@ pub const MASKED_PROC: [&str; 10] = [
     "timer_list",
     "timer_stats",
 ];
-pub const MASKED_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
+const MASKED_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
+/// Where each processor may have counters of its heat, which tell what others compute
+/// (GHSA-6fw5-f8r9-fgfm).
+const PROCESSORS: &str = "devices/system/cpu";
+const HEAT: &str = "thermal_throttle";
 /// What of /proc it cannot write.
 pub const READ_ONLY_PROC: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
+
+/// The paths within a /sys that a step cannot read, whether they are there or not, but for those that
+/// depend on the processors.
+pub fn masked_sys(sys: &OwnedFd) -> Vec<String> {
+    let fixed = MASKED_SYS.map(str::to_owned);
+    // Where they cannot be listed, there are none.
+    fixed.into_iter().chain(heat_counters(sys).unwrap_or_default()).collect()
+}
+
+fn heat_counters(sys: &OwnedFd) -> rustix::io::Result<Vec<String>> {
+    let mut found = Vec::new();
+    let processors = paths::open(sys, PROCESSORS, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    for entry in Dir::new(processors)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let number = name.strip_prefix("cpu").is_some_and(|rest| rest.parse::<u32>().is_ok());
+        let path = format!("{PROCESSORS}/{name}/{HEAT}");
+        if number && paths::resolve(sys, &path).is_ok() {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
 
 /// Turns into the step's program, or reports why that failed.
 pub fn run(context: Context<'_>) -> ! {
@@ -176,8 +202,9 @@ fn mount_proc(mounted: &Mounted, insecure: bool) -> Result<()> {
     let null = paths::resolve(dev, "null").doing(|| "opening /dev/null".to_owned())?;
     let empty = mounted.empty.as_ref().expect("build made it");
     let mut empty_attached = false;
+    let sys_paths = masked_sys(sys);
     let proc_paths = MASKED_PROC.iter().map(|path| (&proc, *path));
-    for (tree, path) in proc_paths.chain(MASKED_SYS.iter().map(|path| (sys, *path))) {
+    for (tree, path) in proc_paths.chain(sys_paths.iter().map(|path| (sys, path.as_str()))) {
         on_existing(tree, path, |file| {
             if paths::file_type(&file)? != FileType::Directory {
                 let mask = clone_attached(&null)?;
@@ -297,4 +324,39 @@ fn close_on_exec() -> io::Result<()> {
     // SAFETY: this only sets a flag on descriptors.
     let result = unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_heat_are_found() {
+        let sys = tempfile::tempdir().expect("a temporary directory can be made");
+        let make = |path: &str| {
+            std::fs::create_dir_all(sys.path().join(path)).expect("it can be made");
+        };
+        let masked = || {
+            let sys =
+                rustix::fs::open(sys.path(), OFlags::PATH, Mode::empty()).expect("it is there");
+            let mut masked = masked_sys(&sys);
+            masked.sort();
+            masked
+        };
+        assert_eq!(masked(), ["devices/virtual/powercap", "firmware"]);
+        for path in
+            ["cpu0/thermal_throttle", "cpu11/thermal_throttle", "cpu2", "cpufreq/thermal_throttle"]
+        {
+            make(&format!("devices/system/cpu/{path}"));
+        }
+        assert_eq!(
+            masked(),
+            [
+                "devices/system/cpu/cpu0/thermal_throttle",
+                "devices/system/cpu/cpu11/thermal_throttle",
+                "devices/virtual/powercap",
+                "firmware",
+            ]
+        );
+    }
 }

@@ -15,10 +15,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio as ProcessStdio};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::{Value, json};
 
-use super::init::{self, MASKED_PROC, MASKED_SYS, READ_ONLY_PROC};
+use super::init::{self, MASKED_PROC, READ_ONLY_PROC, masked_sys};
 use super::mounts::{self, BUNDLE, Mounted, Privilege};
 use super::{Doing, Host, Namespaces, Result, connect, credentials, failure, onto, program};
 use crate::seccomp::native_profile;
@@ -49,12 +50,14 @@ pub fn run(
         .network
         .as_ref()
         .map(|network| format!("/proc/{}/fd/{}", std::process::id(), network.as_raw_fd()));
-    let description = describe(order, ids, network, environment, &binds);
+    let sys = rustix::fs::open("/sys", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| "opening /sys".to_owned())?;
+    let description = describe(order, ids, network, environment, &binds, &sys);
     let doing = || format!("describing the step in `{BUNDLE}/config.json`");
     let text = serde_json::to_vec(&description).map_err(io::Error::from).doing(doing)?;
     fs::write(Path::new(BUNDLE).join("config.json"), text).doing(doing)?;
 
-    let dev = rustix::fs::open("/dev", rustix::fs::OFlags::PATH, rustix::fs::Mode::empty())
+    let dev = rustix::fs::open("/dev", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .doing(|| "opening /dev".to_owned())?;
     let stdio = connect(order, ids, &dev, socket)?;
     let container = Container { runtime, id: &order.id };
@@ -175,6 +178,7 @@ fn describe(
     network: Option<String>,
     environment: Vec<String>,
     binds: &[(PathBuf, Cow<'_, str>)],
+    sys: &OwnedFd,
 ) -> Value {
     let step = &order.step;
     let capabilities: Vec<String> = credentials::default_names();
@@ -189,7 +193,7 @@ fn describe(
     let mut linux = json!({
         "cgroupsPath": format!("/{}/{}", cgroup_parent(step), order.id),
         "resources": resources(step),
-        "maskedPaths": masked(),
+        "maskedPaths": masked(sys),
         "readonlyPaths": READ_ONLY_PROC.map(|path| format!("/proc/{path}")),
         "seccomp": native_profile(),
     });
@@ -235,9 +239,9 @@ fn cgroup_parent(step: &Step) -> &str {
     }
 }
 
-fn masked() -> Vec<String> {
+fn masked(sys: &OwnedFd) -> Vec<String> {
     let proc = MASKED_PROC.iter().map(|path| format!("/proc/{path}"));
-    proc.chain(MASKED_SYS.iter().map(|path| format!("/sys/{path}"))).collect()
+    proc.chain(masked_sys(sys).iter().map(|path| format!("/sys/{path}"))).collect()
 }
 
 fn mounts_of(binds: &[(PathBuf, Cow<'_, str>)]) -> Vec<Value> {
