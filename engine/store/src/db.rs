@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
-use crate::{Error, Result};
+use crate::{Error, Result, seals};
 
 /// How long others may have the database.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Changes with every incompatible change of tables or manifests.
-const FORMAT: i64 = 3;
+const FORMAT: i64 = 4;
 
 const SCHEMA: &str = "
 -- `boot`: the boot in which the directory was last used; `synced`: everything with a number up to
@@ -239,7 +239,8 @@ fn prepare(db: &mut Connection) -> rusqlite::Result<()> {
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "NORMAL")?;
     db.set_prepared_statement_cache_capacity(64);
-    if !matches!(format(db)?, 0 | 2) {
+    seals::register(db)?;
+    if !matches!(format(db)?, 0 | 2 | 3) {
         return Ok(());
     }
     // Another process may be doing the same: the lock decides, then look again.
@@ -249,9 +250,12 @@ fn prepare(db: &mut Connection) -> rusqlite::Result<()> {
         transaction.execute_batch(SCHEMA)?;
         COUNTED.iter().try_for_each(|table| count(&transaction, table))?;
     }
-    if before < FORMAT {
+    if before < 3 {
         transaction.execute_batch(DIRS)?;
         count(&transaction, "dirs")?;
+    }
+    if before < FORMAT {
+        seals::add(&transaction)?;
         transaction.pragma_update(None, "user_version", FORMAT)?;
     }
     transaction.commit()

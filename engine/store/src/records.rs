@@ -7,7 +7,7 @@ use rusqlite::{OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
 use crate::removal::Removal;
-use crate::{HeldLayer, LayerId, Result, Snapshot, Store, db};
+use crate::{LayerId, Result, Snapshot, Store, db, seals};
 
 /// A cache record: what an op made, and what it is known as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,31 +56,6 @@ pub struct Remembered {
     pub evicted: Option<i64>,
 }
 
-/// What an image layer was unpacked to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnpackedLayer {
-    /// The layer.
-    pub layer: HeldLayer,
-    /// Directories that entries lie in and that have no entry of their own: what they are is up
-    /// to the layers below.
-    pub implied: Vec<Vec<u8>>,
-}
-
-/// A blob that holds a layer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LayerBlob {
-    /// Digest of the uncompressed tar.
-    pub diff_id: Digest,
-    /// Digest of the blob.
-    pub digest: Digest,
-    /// Bytes of the blob.
-    pub size: u64,
-    /// Media type of the blob.
-    pub media_type: String,
-    /// Repository that it was pulled from (`registry/repository`), or empty.
-    pub origin: String,
-}
-
 /// An image by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageRecord {
@@ -94,7 +69,7 @@ pub struct ImageRecord {
     pub blobs: Vec<Digest>,
 }
 
-fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
+pub(crate) fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
     row.get(column).map(Digest::from_bytes)
 }
 
@@ -111,7 +86,11 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub fn record(&self, key: &Digest) -> Result<Option<Record>> {
-        self.find("SELECT record FROM record_keys WHERE key = ?1", key)
+        self.find(
+            "SELECT id FROM record_keys JOIN records ON record = id
+             WHERE key = ?1 AND record_keys.seal = seal(key, identity)",
+            key,
+        )
     }
 
     /// Looks a result up by its identity.
@@ -130,8 +109,11 @@ impl Store {
     pub fn peek(&self, identity: &Digest) -> Result<Option<Snapshot>> {
         let layers = {
             let db = self.db();
-            let mut query = db
-                .prepare_cached("SELECT id FROM records WHERE identity = ?1 AND evicted IS NULL")?;
+            let mut query = db.prepare_cached(&format!(
+                "SELECT id FROM records
+                 WHERE identity = ?1 AND evicted IS NULL AND seal = {}",
+                seals::RECORD
+            ))?;
             let id = query.query_row([identity.as_bytes()], |row| row.get(0)).optional()?;
             let Some(id) = id else { return Ok(None) };
             layers_of(&db, id)?
@@ -155,11 +137,12 @@ impl Store {
         let transaction = db::begin(&mut connection)?;
         let Some(id) = found(&transaction)? else { return Ok(None) };
         let row = transaction
-            .prepare_cached(
+            .prepare_cached(&format!(
                 "UPDATE records SET used = ?2, last_used = ?3, uses = uses + 1
-                 WHERE id = ?1 AND evicted IS NULL
+                 WHERE id = ?1 AND evicted IS NULL AND seal = {}
                  RETURNING identity, data, kind, name, about",
-            )?
+                seals::RECORD
+            ))?
             .query_row(params![id, db::next(&transaction)?, db::now()], |row| {
                 Ok((self::digest(row, 0)?, row.get::<_, String>(1)?, about(row, 2)?))
             })
@@ -214,7 +197,10 @@ impl Store {
             insert.execute([id, position, layer.0])?;
         }
         drop(insert);
-        add_keys(&transaction, keys, id)?;
+        transaction
+            .prepare_cached(&format!("UPDATE records SET seal = {} WHERE id = ?1", seals::RECORD))?
+            .execute([id])?;
+        add_keys(&transaction, keys, id, &record.identity)?;
         Ok(transaction.commit()?)
     }
 
@@ -230,7 +216,7 @@ impl Store {
             .query_row([identity.as_bytes()], |row| row.get(0))
             .optional()?;
         if let Some(id) = id {
-            add_keys(&transaction, &[*key], id)?;
+            add_keys(&transaction, &[*key], id, identity)?;
         }
         Ok(transaction.commit()?)
     }
@@ -347,161 +333,6 @@ impl Store {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// The layer that an image layer was unpacked to, if it still is there.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub fn unpacked_layer(&self, diff_id: &Digest) -> Result<Option<UnpackedLayer>> {
-        let mut holds = self.holds().lock();
-        let mut connection = self.db();
-        let transaction = db::begin(&mut connection)?;
-        let found = transaction
-            .prepare_cached(
-                "UPDATE diff_ids SET used = ?2 WHERE diff_id = ?1 RETURNING layer, implied",
-            )?
-            .query_row(params![diff_id.as_bytes(), db::next(&transaction)?], |row| {
-                Ok((row.get(0).map(LayerId)?, row.get::<_, String>(1)?))
-            })
-            .optional()?;
-        let Some((id, implied)) = found else { return Ok(None) };
-        let Ok(implied) = serde_json::from_str(&implied) else { return Ok(None) };
-        if let Err(missing) = self.lease_layers(&transaction, &holds, &[id])? {
-            drop(transaction);
-            drop((connection, holds));
-            return self.lose(missing).map(|()| None);
-        }
-        transaction.commit()?;
-        Ok(Some(UnpackedLayer { layer: self.hold_leased(&mut holds, id), implied }))
-    }
-
-    /// Remembers what an image layer was unpacked to.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub fn save_unpacked_layer(&self, diff_id: &Digest, unpacked: &UnpackedLayer) -> Result<()> {
-        let implied = serde_json::to_string(&unpacked.implied).expect("lists of numbers are JSON");
-        let mut connection = self.db();
-        let transaction = db::begin(&mut connection)?;
-        let used = db::next(&transaction)?;
-        transaction.execute(
-            "INSERT OR REPLACE INTO diff_ids (diff_id, layer, implied, used)
-             VALUES (?1, ?2, ?3, ?4)",
-            params![diff_id.as_bytes(), unpacked.layer.id().0, implied, used],
-        )?;
-        Ok(transaction.commit()?)
-    }
-
-    /// The blob that holds a layer, compressed like this (`gzip`, `zstd`, `uncompressed`, or
-    /// `original` for what a registry gave), if there is one.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub fn layer_blob(&self, layer: LayerId, compression: &str) -> Result<Option<LayerBlob>> {
-        let blob = self
-            .db()
-            .query_row(
-                "SELECT diff_id, digest, size, media_type, origin FROM layer_blobs
-                 WHERE layer = ?1 AND compression = ?2",
-                params![layer.0, compression],
-                |row| {
-                    Ok(LayerBlob {
-                        diff_id: digest(row, 0)?,
-                        digest: digest(row, 1)?,
-                        size: row.get::<_, i64>(2)?.cast_unsigned(),
-                        media_type: row.get(3)?,
-                        origin: row.get(4)?,
-                    })
-                },
-            )
-            .optional()?;
-        match blob {
-            Some(blob) if self.has_blob(&blob.digest)? => Ok(Some(blob)),
-            _ => Ok(None),
-        }
-    }
-
-    /// Remembers a blob that holds a layer.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub fn save_layer_blob(
-        &self,
-        layer: LayerId,
-        compression: &str,
-        blob: &LayerBlob,
-    ) -> Result<()> {
-        self.db().execute(
-            "INSERT OR REPLACE INTO layer_blobs
-             (layer, compression, diff_id, digest, size, media_type, origin)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            params![
-                layer.0,
-                compression,
-                blob.diff_id.as_bytes(),
-                blob.digest.as_bytes(),
-                blob.size.cast_signed(),
-                blob.media_type,
-                blob.origin
-            ],
-        )?;
-        Ok(())
-    }
-
-    /// The digest of a layer's file that was computed before.
-    pub(crate) fn file_digest(&self, layer: LayerId, path: &[u8]) -> Result<Option<Digest>> {
-        let db = self.db();
-        let mut query =
-            db.prepare_cached("SELECT digest FROM file_digests WHERE layer = ?1 AND path = ?2")?;
-        Ok(query.query_row(params![layer.0, path], |row| digest(row, 0)).optional()?)
-    }
-
-    pub(crate) fn save_file_digests(&self, digests: &[(LayerId, Box<[u8]>, Digest)]) -> Result<()> {
-        let mut db = self.db();
-        let transaction = db.transaction()?;
-        for (layer, path, digest) in digests {
-            transaction.execute(
-                "INSERT OR REPLACE INTO file_digests (layer, path, digest) VALUES (?1, ?2, ?3)",
-                params![layer.0, path, digest.as_bytes()],
-            )?;
-        }
-        Ok(transaction.commit()?)
-    }
-
-    /// When a layer was made, in seconds since 1970.
-    ///
-    /// # Errors
-    /// When the layer is not there or the database fails.
-    pub fn layer_created(&self, layer: LayerId) -> Result<i64> {
-        let db = self.db();
-        let mut query = db.prepare_cached("SELECT created FROM layers WHERE id = ?1")?;
-        let created = query.query_row([layer.0], |row| row.get(0)).optional()?;
-        created.ok_or(crate::Error::NoLayer(layer))
-    }
-
-    /// The content digest of a layer alone, computed before.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub fn layer_content(&self, layer: LayerId) -> Result<Option<Digest>> {
-        let db = self.db();
-        let mut query = db.prepare_cached("SELECT content FROM layers WHERE id = ?1")?;
-        let content =
-            query.query_row([layer.0], |row| row.get::<_, Option<[u8; 32]>>(0)).optional()?;
-        Ok(content.flatten().map(Digest::from_bytes))
-    }
-
-    /// Remembers the content digest of a layer alone.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub fn save_layer_content(&self, layer: LayerId, content: &Digest) -> Result<()> {
-        self.db().execute(
-            "UPDATE layers SET content = ?2 WHERE id = ?1",
-            params![layer.0, content.as_bytes()],
-        )?;
-        Ok(())
-    }
-
     /// An image by its full name.
     ///
     /// # Errors
@@ -571,13 +402,18 @@ fn layers_of(connection: &rusqlite::Connection, record: i64) -> Result<Vec<Layer
     Ok(layers.collect::<rusqlite::Result<_>>()?)
 }
 
-fn add_keys(connection: &rusqlite::Connection, keys: &[Digest], record: i64) -> Result<()> {
+fn add_keys(
+    connection: &rusqlite::Connection,
+    keys: &[Digest],
+    record: i64,
+    identity: &Digest,
+) -> Result<()> {
     let mut insert = connection.prepare_cached(
-        "INSERT INTO record_keys (key, record) VALUES (?1, ?2)
-         ON CONFLICT (key) DO UPDATE SET record = ?2",
+        "INSERT INTO record_keys (key, record, seal) VALUES (?1, ?2, seal(?1, ?3))
+         ON CONFLICT (key) DO UPDATE SET record = ?2, seal = seal(?1, ?3)",
     )?;
     for key in keys {
-        insert.execute(params![key.as_bytes(), record])?;
+        insert.execute(params![key.as_bytes(), record, identity.as_bytes()])?;
     }
     Ok(())
 }

@@ -13,7 +13,9 @@ use crate::error::IoContext;
 use crate::holds::Object;
 use crate::removal::Removal;
 use crate::scratch::Scratch;
-use crate::{Content, Error, LayerId, Node, NodeKind, PackId, Regular, Result, Store, db, sealed};
+use crate::{
+    Content, Error, LayerId, Node, NodeKind, PackId, Regular, Result, Store, db, sealed, seals,
+};
 
 /// How long other processes may take to end before the database is replaced.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -130,6 +132,10 @@ impl Store {
         let transaction = db::begin(&mut connection)?;
         let mut removal = Removal::new(self, &transaction);
         removal.dead_sessions()?;
+        for record in seals::broken_records(&transaction)? {
+            removal.record(record)?;
+        }
+        seals::forget_broken(&transaction)?;
         for object in &broken {
             removal.lose(object)?;
         }
@@ -193,6 +199,11 @@ impl Check<'_> {
             db.query_row("SELECT count(*) FROM records WHERE evicted IS NULL", [], |row| {
                 row.get::<_, i64>(0).map(|count| usize::try_from(count).unwrap_or(0))
             })?;
+        for (table, count) in seals::broken(&db)? {
+            let reason =
+                format!("{count} rows of `{table}` do not have the checksum that they had");
+            self.verified.problems.push(Problem { what: "state.db".into(), reason });
+        }
         // What a row refers to must be there.
         for (what, sql) in [
             (

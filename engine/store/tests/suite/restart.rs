@@ -81,7 +81,7 @@ fn reopening_keeps_everything_committed() {
     let dir = {
         let Place { store, dir } = place;
         store.save_record(&[digest("key")], &with_layers).expect("a database");
-        store.save_layer_blob(layer, "gzip", &layer_blob).expect("a database");
+        store.save_layer_blob(layer, "original", &layer_blob).expect("a database");
         store.save_unpacked_layer(&digest("diff"), &unpacked(held.clone())).expect("a database");
         store.save_image("name", &image).expect("a database");
         dir
@@ -92,7 +92,7 @@ fn reopening_keeps_everything_committed() {
     assert_eq!(store.record(&digest("key")).expect("a database"), Some(with_layers));
     let known = store.unpacked_layer(&digest("diff")).expect("a database");
     assert_eq!(known, Some(unpacked(held)));
-    assert_eq!(store.layer_blob(layer, "gzip").expect("a database"), Some(layer_blob));
+    assert_eq!(store.layer_blob(layer, "original").expect("a database"), Some(layer_blob));
     assert_eq!(store.layer_blob(layer, "zstd").expect("a database"), None);
     assert_eq!(store.image("name").expect("a database"), Some(image));
     assert_eq!(store.read_blob(&blob).expect("readable").as_deref(), Some(&b"blob"[..]));
