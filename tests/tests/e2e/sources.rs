@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use cofferdam_tests::cofferdam::exit;
 use cofferdam_tests::command::{command, run};
 use cofferdam_tests::web::{Web, WebAnswer, WebRequest};
@@ -316,6 +316,47 @@ fn a_repository_in_every_form() -> Result<()> {
     repositories.commit("app.git", &[("f", "three\n")])?;
     let (_, out) = place.build(&format!("ADD {url} /x\n"), &[])?;
     assert_eq!(read(out.join("x/f"))?, "three\n");
+    Ok(())
+}
+
+#[test]
+fn a_damaged_copy_of_a_repository_is_fetched_again() -> Result<()> {
+    let (place, repositories) = (Place::new()?, Repositories::new()?);
+    repositories.add("app.git", &[("f", "f\n"), ("g", "g\n"), ("d/f", "df\n")])?;
+    let web = Web::git(repositories.0.path())?;
+    let steps = format!("ADD {} /x\n", web.url("/git/app.git"));
+    let object = |name: &str| -> Result<String> {
+        let id = repositories.git("app.git", &["rev-parse", &format!("HEAD:{name}")])?;
+        Ok(format!("objects/{}/{}", &id[..2], &id[2..]))
+    };
+    let (file, other, directory) = (object("f")?, object("g")?, object("d")?);
+    type Damage<'a> = &'a dyn Fn(&Path) -> std::io::Result<()>;
+    let damages: [(&str, Damage<'_>); 5] = [
+        ("none", &|_| Ok(())),
+        ("a file's object that is another one", &|copy| {
+            std::fs::remove_file(copy.join(&file))?;
+            std::fs::copy(copy.join(&other), copy.join(&file)).map(drop)
+        }),
+        ("a directory's object that is cut off", &|copy| {
+            std::fs::remove_file(copy.join(&directory))?;
+            std::fs::write(copy.join(&directory), "x")
+        }),
+        ("no object", &|copy| std::fs::remove_file(copy.join(&file))),
+        ("settings that are no settings", &|copy| std::fs::write(copy.join("config"), "[core")),
+    ];
+    let _ = place.build(&steps, &[])?;
+    for (what, damage) in damages {
+        let dirs = place.cofferdam.root().join("dirs");
+        let [copy] = std::fs::read_dir(&dirs)?
+            .collect::<std::io::Result<Vec<_>>>()?
+            .try_into()
+            .map_err(|_| anyhow::anyhow!("one directory of the store was expected"))?;
+        damage(&copy.path().join("fs")).with_context(|| what.to_owned())?;
+        let (_, out) = place.build(&steps, &["--no-cache"])?;
+        for (path, expected) in [("x/f", "f\n"), ("x/g", "g\n"), ("x/d/f", "df\n")] {
+            assert_eq!(read(out.join(path))?, expected, "{path} after {what}");
+        }
+    }
     Ok(())
 }
 

@@ -1,23 +1,22 @@
 //! Git repositories: the commit that a reference means now, and its files as a layer.
 //!
-//! `remote` reads URLs, `names` references and paths; `command` runs the git program, `tree` makes
-//! manifests of commits, `dot_git` what git keeps beside them. Where credentials come from is the caller's affair. Why git never checks
+//! `remote` reads URLs, `names` references and paths; `command` runs the git program, `mirror` brings
+//! commits here, `tree` makes manifests of them, `dot_git` what git keeps beside them. Where credentials come from is the caller's affair. Why git never checks
 //! anything out is in `docs/design/sources-and-mounts.md`.
 
 mod command;
 mod dot_git;
+mod mirror;
 mod names;
 mod remote;
 mod tree;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::time::Duration;
 
 use cofferdam_store::{
-    DirRequest, NamedDir, Node, NodeKind, SharedPackWriter, Sharing, Snapshot, Store, Watch,
+    DirRequest, NamedDir, Node, NodeKind, SharedPackWriter, Sharing, Snapshot, Store,
 };
 use cofferdam_types::{Digest, Hasher};
 use tempfile::TempDir;
@@ -25,6 +24,7 @@ use tempfile::TempDir;
 pub use command::GitConfig;
 use command::{Git, Identity};
 use dot_git::{KeptModule, Position};
+use mirror::{beyond_limit, bring, format, kept};
 use names::{below, clean, is_commit, is_reference};
 pub use remote::Remote;
 use tree::{Entry, Kind};
@@ -34,14 +34,9 @@ use crate::{Error, Result, take_dir};
 
 /// What lists of what is stored call a repository.
 const KIND: &str = "source.git";
-/// How often it is looked at how much a fetch has written.
-const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// How deep submodules may lie within each other, and how many there may be.
 const MAX_DEPTH: usize = 16;
 const MAX_SUBMODULES: usize = 1000;
-/// What stands for all of the history where there must be a number.
-const ALL: &str = "--depth=2147483647";
-
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub struct GitRequest {
@@ -108,6 +103,16 @@ impl GitTree {
         self.request.remote.url()
     }
 
+    /// What the repository that the URL is fetched into is called in the store.
+    fn repository_name(&self) -> Digest {
+        let mut hasher = Hasher::new();
+        hasher.field(KIND);
+        hasher.field(self.url());
+        // A repository has objects of one length.
+        hasher.update([u8::from(self.commit.len() > 40)]);
+        hasher.finish()
+    }
+
     fn wrong(&self, reason: String) -> Error {
         Error::Git { url: self.url().to_owned(), reason }
     }
@@ -143,6 +148,24 @@ struct Filling<'a> {
 struct Module {
     name: Vec<u8>,
     url: String,
+}
+
+/// What a commit has without its submodules.
+struct Own {
+    root: Node,
+    mtime: i64,
+    submodules: Vec<Submodule>,
+}
+
+/// A commit of another repository within a commit.
+struct Submodule {
+    entry: Entry,
+    /// Where it goes.
+    path: Vec<u8>,
+    /// What of it is wanted.
+    within: Vec<u8>,
+    /// `None` leaves an empty directory.
+    module: Option<Module>,
 }
 
 impl GitSource {
@@ -279,13 +302,8 @@ impl GitSource {
 
     /// The repository that a URL is fetched into, when nobody else is at it.
     async fn repository(&self, found: &GitTree) -> Result<Repository> {
-        let mut hasher = Hasher::new();
-        hasher.field(KIND);
-        hasher.field(found.url());
-        // A repository has objects of one length.
-        hasher.update([u8::from(found.commit.len() > 40)]);
         let request = DirRequest {
-            name: hasher.finish(),
+            name: found.repository_name(),
             kind: KIND.into(),
             description: format!("git repository {}", found.url()),
             sharing: Sharing::Locked,
@@ -302,9 +320,58 @@ impl Filling<'_> {
     }
 
     async fn tree_within(&mut self, found: &GitTree, at: Position) -> Result<(Node, i64)> {
+        let own = match self.own_files(found, at.depth).await {
+            Err(_) if self.forgets_damaged(found, at.depth).await? => {
+                self.own_files(found, at.depth).await?
+            }
+            own => own?,
+        };
+        let Own { mut root, mtime, submodules } = own;
+        if found.keeps_git_dir() {
+            check_names(found, submodules.iter().filter_map(|one| one.module.as_ref()))?;
+        }
+        for Submodule { entry, path, within, module } in submodules {
+            let node = match &module {
+                None => tree::made(mtime),
+                Some(module) => self.submodule(found, &entry, module, &within, &at).await?,
+            };
+            match path.as_slice() {
+                [] => root = node,
+                path => tree::insert(&mut root, path, node, mtime)
+                    .map_err(|reason| found.wrong(reason))?,
+            }
+        }
+        // Also where all that is wanted is a submodule, which has times of its own.
+        root.attributes.mtime = mtime;
+        Ok((root, mtime))
+    }
+
+    /// Throws the repository away that the URL is fetched into, if it is damaged.
+    async fn forgets_damaged(&self, found: &GitTree, depth: usize) -> Result<bool> {
+        let (source, request) = (self.source, &found.request);
+        let identity = source.identity(request, &request.remote, self.access, depth == 0)?;
+        let repository = source.repository(found).await?;
+        let git = Git {
+            config: &source.config,
+            remote: &request.remote,
+            identity: &identity,
+            home: repository.home.path(),
+            repository: Some(&repository.dir.fs()),
+            source: None,
+        };
+        if mirror::is_sound(&git).await {
+            return Ok(false);
+        }
+        tracing::warn!("what was fetched of `{}` is damaged: fetched again", found.url());
+        source.store.forget_named_dirs(&found.repository_name())?;
+        Ok(true)
+    }
+
+    /// What the repository itself has.
+    async fn own_files(&mut self, found: &GitTree, depth: usize) -> Result<Own> {
         let source = self.source;
         let request = &found.request;
-        let identity = source.identity(request, &request.remote, self.access, at.depth == 0)?;
+        let identity = source.identity(request, &request.remote, self.access, depth == 0)?;
         let repository = source.repository(found).await?;
         let place = repository.dir.fs();
         let git = Git {
@@ -322,7 +389,7 @@ impl Filling<'_> {
         let commit = tree::read(&git, &format!("{}^{{commit}}", found.commit)).await?;
         let mtime = commit_time(&commit);
         let entries = tree::list(&git, &found.commit).await?;
-        let modules = match request.submodules {
+        let mut modules = match request.submodules {
             true => modules(&git, &entries).await?,
             false => BTreeMap::new(),
         };
@@ -354,25 +421,11 @@ impl Filling<'_> {
         }
         let mut root = tree::made(mtime);
         tree::fill(&git, self.pack, &files, mtime, &mut root).await?;
-        drop(repository);
-        if found.keeps_git_dir() {
-            let named = submodules.iter().filter_map(|(entry, ..)| modules.get(&entry.path));
-            check_names(found, named)?;
-        }
-        for (entry, path, within) in submodules {
-            let node = match modules.get(&entry.path) {
-                None => tree::made(mtime),
-                Some(module) => self.submodule(found, &entry, module, &within, &at).await?,
-            };
-            match path.as_slice() {
-                [] => root = node,
-                path => tree::insert(&mut root, path, node, mtime)
-                    .map_err(|reason| found.wrong(reason))?,
-            }
-        }
-        // Also where all that is wanted is a submodule, which has times of its own.
-        root.attributes.mtime = mtime;
-        Ok((root, mtime))
+        let submodules = submodules.into_iter().map(|(entry, path, within)| {
+            let module = modules.remove(&entry.path);
+            Submodule { entry, path, within, module }
+        });
+        Ok(Own { root, mtime, submodules: submodules.collect() })
     }
 
     /// The files of a submodule.
@@ -434,84 +487,6 @@ fn check_names<'a>(of: &GitTree, modules: impl Iterator<Item = &'a Module>) -> R
     match dot_git::nested(names) {
         Some(name) => Err(wrong(name, "would lie in the repository of another")),
         None => Ok(()),
-    }
-}
-
-/// Ends, with an error, when what is fetched does not fit into the storage limit.
-async fn beyond_limit(store: &Store, watch: Watch) -> Error {
-    if store.limit().is_none() {
-        return std::future::pending().await;
-    }
-    let watch = Arc::new(watch);
-    loop {
-        tokio::time::sleep(WATCH_INTERVAL).await;
-        let watch = watch.clone();
-        // It may have to wait for room.
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || watch.check()).await {
-            return error.into();
-        }
-    }
-}
-
-/// Sees to it that the repository has the commit.
-async fn bring(git: &Git<'_>, repository: &Path, found: &GitTree) -> Result<()> {
-    const ACTION: &str = "fetch the commit";
-    if !repository.join("HEAD").exists() {
-        git.run(
-            "make a repository",
-            ["init", "-q", "--bare", "--template=", format(&found.commit)],
-        )
-        .await?;
-    }
-    // Of a git that was killed: nobody else is at it now.
-    for left in ["shallow.lock", "packed-refs.lock", "HEAD.lock", "config.lock"] {
-        _ = std::fs::remove_file(repository.join(left));
-    }
-    let kept = kept(&found.commit);
-    let commit = format!("{}^{{commit}}", found.commit);
-    if git.run(ACTION, ["rev-parse", "--verify", "-q", &format!("{kept}^{{commit}}")]).await.is_ok()
-    {
-        return Ok(());
-    }
-    let options = ["fetch", "-q", "--force", "--no-tags", "--no-write-fetch-head"];
-    let url = found.url();
-    let mut attempts = vec![("--depth=1", vec![format!("{}:{kept}", found.commit)])];
-    if let Some(name) = &found.name {
-        // Where only what has a name can be asked for.
-        attempts.push(("--depth=1", vec![format!("{name}:refs/cofferdam/named")]));
-    }
-    let all =
-        ["+refs/heads/*:refs/cofferdam/all/heads/*", "+refs/tags/*:refs/cofferdam/all/tags/*"];
-    attempts.push((ALL, all.map(str::to_owned).into()));
-    let mut first = None;
-    for (depth, specs) in attempts {
-        let arguments = options.iter().copied().chain([depth, "--", url]);
-        let specs = specs.iter().map(String::as_str);
-        let fetched = git.run(ACTION, arguments.chain(specs)).await;
-        let there = git.run(ACTION, ["cat-file", "-e", &commit]).await.is_ok();
-        match fetched {
-            _ if there => {
-                git.run(ACTION, ["update-ref", "--", &kept, &found.commit]).await?;
-                return Ok(());
-            }
-            Ok(_) => {}
-            Err(error) => drop(first.get_or_insert(error)),
-        }
-    }
-    let name = found.name.as_ref().map(|name| format!(" of {name}")).unwrap_or_default();
-    Err(first.unwrap_or_else(|| found.wrong(format!("it has no commit {}{name}", found.commit))))
-}
-
-/// What keeps a commit in the repository.
-fn kept(commit: &str) -> String {
-    format!("refs/cofferdam/commits/{commit}")
-}
-
-/// The option for a repository that can have the commit.
-fn format(commit: &str) -> &'static str {
-    match commit.len() {
-        64 => "--object-format=sha256",
-        _ => "--object-format=sha1",
     }
 }
 

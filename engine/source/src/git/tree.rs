@@ -7,6 +7,8 @@ use std::io::Write as _;
 use std::process::Stdio;
 
 use cofferdam_store::{Attributes, Directory, Node, NodeKind, Regular, SharedPackWriter};
+use cofferdam_types::Hasher;
+use sha1::{Digest as _, Sha1};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 use super::command::Git;
@@ -135,6 +137,7 @@ async fn object(
     let Some(size) = size else {
         return Err(wrong(git, format!("the object {} is missing", entry.object)));
     };
+    let mut id = ObjectId::of_blob(&entry.object, size);
     let mut attributes = Attributes { mode: 0o644, mtime, ..Attributes::default() };
     let kind = if entry.kind == Kind::Link {
         attributes.mode = 0o777;
@@ -143,6 +146,7 @@ async fn object(
         }
         let mut target = Vec::new();
         (&mut *from).take(size).read_to_end(&mut target).await.map_err(broken)?;
+        id.update(&target);
         NodeKind::Symlink(target)
     } else {
         if entry.kind == Kind::Program {
@@ -157,16 +161,55 @@ async fn object(
                 return Err(wrong(git, format!("the object {} is cut off", entry.object)));
             }
             writing(|| writer.write_all(&chunk[..count])).map_err(written)?;
+            id.update(&chunk[..count]);
             from.consume(count);
             left -= count as u64;
         }
         let (content, size, digest) = writer.finish();
         NodeKind::Regular(Regular { size, content, digest: Some(digest), link_group: None })
     };
+    // Git itself does not look when it reads what it has.
+    if id.finish() != entry.object {
+        return Err(wrong(git, format!("the object {} is another one", entry.object)));
+    }
     // A line feed ends each object.
     let mut end = [0];
     from.read_exact(&mut end).await.map_err(broken)?;
     Ok(Node { attributes, kind })
+}
+
+/// The name of an object, in the making (gitformat-loose(5), hash-function-transition(7)).
+enum ObjectId {
+    Sha1(Sha1),
+    Sha256(Hasher),
+}
+
+impl ObjectId {
+    /// That of a file with so many bytes, as long as another one.
+    fn of_blob(like: &str, size: u64) -> Self {
+        let mut id = match like.len() {
+            64 => Self::Sha256(Hasher::new()),
+            _ => Self::Sha1(Sha1::new()),
+        };
+        id.update(format!("blob {size}\0").as_bytes());
+        id
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha1(hasher) => hasher.update(bytes),
+            Self::Sha256(hasher) => hasher.update(bytes),
+        }
+    }
+
+    fn finish(self) -> String {
+        match self {
+            Self::Sha1(hasher) => {
+                hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+            }
+            Self::Sha256(hasher) => hasher.finish().hex(),
+        }
+    }
 }
 
 /// Puts a node at a path, with the directories that lead there.
