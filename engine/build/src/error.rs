@@ -197,7 +197,7 @@ impl Error {
             Self::Store(cofferdam_store::Error::StorageLimit { .. }) => {
                 vec!["give it more room: --max-storage, or COFFERDAM_MAX_STORAGE".into()]
             }
-            Self::Store(cofferdam_store::Error::Damaged { .. }) => {
+            Self::Store(error) if error.is_damage() => {
                 vec!["check and repair the state directory: cofferdam store verify".into()]
             }
             Self::NoSteps(_) => vec![

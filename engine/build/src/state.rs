@@ -51,13 +51,16 @@ impl StateDirectory {
     /// # Errors
     /// When the directory cannot be used.
     pub fn verify(root: &Path, repair: Repair) -> Result<Verified, Error> {
-        match (Store::open(root), repair) {
-            (Err(cofferdam_store::Error::Damaged { reason, .. }), Repair::Drop) => {
+        let verified = Store::open(root).and_then(|store| store.verify(repair));
+        match (verified, repair) {
+            // Nothing else that is damaged is an error of a check.
+            (Err(error), Repair::Drop) if error.is_damage() => {
                 let mut verified = Store::start_over(root)?.verify(repair)?;
+                let reason = error.to_string();
                 verified.problems.insert(0, Problem { what: "state.db".into(), reason });
                 Ok(verified)
             }
-            (store, repair) => Ok(store?.verify(repair)?),
+            (verified, _) => Ok(verified?),
         }
     }
 

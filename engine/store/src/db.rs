@@ -11,6 +11,9 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use crate::{Error, Result, seals};
 
+/// The file of the database.
+const NAME: &str = "state.db";
+
 /// How long others may have the database.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -197,13 +200,8 @@ CREATE INDEX dir_users_dir ON dir_users (dir);
 const COUNTED: [&str; 3] = ["layers", "packs", "blobs"];
 
 pub(crate) fn open(root: &Path) -> Result<Connection> {
-    let path = root.join("state.db");
-    let damaged = |error: rusqlite::Error| match error.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
-            Error::Damaged { path: path.clone(), reason: error.to_string() }
-        }
-        _ => error.into(),
-    };
+    let path = root.join(NAME);
+    let damaged = |error: rusqlite::Error| damaged(root, error.into());
     let mut db = Connection::open(&path).map_err(damaged)?;
     patiently(|| prepare(&mut db)).map_err(damaged)?;
     let found = format(&db)?;
@@ -211,6 +209,25 @@ pub(crate) fn open(root: &Path) -> Result<Connection> {
         return Err(Error::Format { path: root.to_owned(), found, expected: FORMAT });
     }
     Ok(db)
+}
+
+/// Tells an error that means that the database itself is damaged from all others.
+pub(crate) fn damaged(root: &Path, error: Error) -> Error {
+    match error.is_damaged_database() {
+        true => Error::Damaged { path: root.join(NAME), reason: error.to_string() },
+        false => error,
+    }
+}
+
+/// Fails if something is wrong with how the database is built.
+pub(crate) fn check_structure(db: &Connection, root: &Path) -> Result<()> {
+    let mut query = db.prepare("PRAGMA integrity_check")?;
+    let lines: Vec<String> =
+        query.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    match lines.iter().find(|line| *line != "ok") {
+        Some(line) => Err(Error::Damaged { path: root.join(NAME), reason: line.clone() }),
+        None => Ok(()),
+    }
 }
 
 fn format(db: &Connection) -> rusqlite::Result<i64> {

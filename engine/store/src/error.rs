@@ -123,6 +123,20 @@ impl Error {
             _ => false,
         }
     }
+
+    /// Whether something in the state directory is damaged.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. }) || self.is_damaged_database()
+    }
+
+    /// Whether it is SQLite's word for a database that is damaged.
+    pub(crate) fn is_damaged_database(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        matches!(
+            error.sqlite_error_code(),
+            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt)
+        )
+    }
 }
 
 /// A number of bytes for people.

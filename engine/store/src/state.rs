@@ -113,7 +113,7 @@ impl Store {
                 packs: Mutex::default(),
             }),
         };
-        store.begin_session()?;
+        store.begin_session().map_err(|error| db::damaged(root, error))?;
         Ok(store)
     }
 

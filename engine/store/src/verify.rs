@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// How long other processes may take to end before the database is replaced.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is wrong with one thing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Store {
             if start.elapsed() > PATIENCE {
                 return Err(Error::InUse(root.to_owned()));
             }
-            std::thread::sleep(PATIENCE / 50);
+            std::thread::sleep(PATIENCE / 300);
         }
         for suffix in ["", "-wal", "-shm"] {
             let path = root.join(format!("state.db{suffix}"));
@@ -86,8 +86,12 @@ impl Store {
     /// Checks every record, layer, pack and blob. Other processes can go on building meanwhile.
     ///
     /// # Errors
-    /// When the database fails; what is wrong with what is stored is no error.
+    /// When the database fails or is damaged; what is wrong with what is stored is no error.
     pub fn verify(&self, repair: Repair) -> Result<Verified> {
+        self.check(repair).map_err(|error| db::damaged(self.root(), error))
+    }
+
+    fn check(&self, repair: Repair) -> Result<Verified> {
         let mut check = Check {
             store: self,
             verified: Verified::default(),
@@ -189,12 +193,7 @@ impl Check<'_> {
 
     fn database(&mut self) -> Result<()> {
         let db = self.store.db();
-        let mut query = db.prepare("PRAGMA integrity_check")?;
-        let lines: Vec<String> =
-            query.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-        for line in lines.into_iter().filter(|line| line != "ok") {
-            self.verified.problems.push(Problem { what: "state.db".into(), reason: line });
-        }
+        db::check_structure(&db, self.store.root())?;
         self.verified.records =
             db.query_row("SELECT count(*) FROM records WHERE evicted IS NULL", [], |row| {
                 row.get::<_, i64>(0).map(|count| usize::try_from(count).unwrap_or(0))

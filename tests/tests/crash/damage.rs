@@ -225,6 +225,29 @@ fn the_database() -> Result<()> {
 }
 
 #[test]
+fn a_flipped_byte_anywhere_in_the_database() -> Result<()> {
+    const PLACES: u64 = 12;
+    let victim = Victim::new()?;
+    let database = victim.cofferdam.root().join("state.db");
+    let size = fs::metadata(&database)?.len();
+    for at in (0..PLACES).map(|place| size * (2 * place + 1) / (2 * PLACES)) {
+        for build in [false, true] {
+            let then = if build { "then built" } else { "then verified" };
+            victim.heal()?;
+            let (file, mut byte) = (File::options().read(true).write(true).open(&database)?, [0]);
+            file.read_exact_at(&mut byte, at)?;
+            file.write_all_at(&[byte[0] ^ 0x40], at)?;
+            drop(file);
+            if build {
+                victim.build(Path::new("state database")).with_context(|| format!("byte {at}"))?;
+            }
+            victim.mend().with_context(|| format!("byte {at}, {then}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn the_log_of_the_database_of_a_killed_process() -> Result<()> {
     let victim = Victim::new()?;
     let mut running = victim.lab.build(&victim.cofferdam, PROJECT, 1).spawn()?;
