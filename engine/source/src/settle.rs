@@ -126,7 +126,7 @@ fn merge(into: &mut Directory, from: Directory) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cofferdam_store::{Attributes, LayerBuilder, NodeKind};
+    use cofferdam_store::{Attributes, LayerBlob, LayerBuilder, NodeKind};
 
     fn attributes(mode: u32) -> Attributes {
         Attributes { mode, ..Attributes::default() }
@@ -155,6 +155,15 @@ mod tests {
         let implied = vec![b"lib".to_vec(), b"lib/deep".to_vec(), b"usr".to_vec()];
         let unpacked = UnpackedLayer { layer: layer.clone(), implied };
         let diff_id = Digest::of("layer");
+        // An image layer has the blob that it came in.
+        let blob = LayerBlob {
+            diff_id,
+            digest: store.put_blob(b"blob").unwrap(),
+            size: 4,
+            media_type: "type".into(),
+            origin: String::new(),
+        };
+        store.save_layer_blob(layer.id(), "original", &blob).unwrap();
         let settled = settle(&store, &below, &unpacked, &diff_id).unwrap();
         assert_ne!(settled, layer);
         assert_eq!(settle(&store, &below, &unpacked, &diff_id).unwrap(), settled, "made once");

@@ -180,6 +180,7 @@ impl Store {
                 2 => Candidate::Pack(row.get(1)?),
                 3 => Candidate::Blob(row.get(2)?),
                 5 => Candidate::Dir(row.get(1)?),
+                6 => Candidate::Layer(row.get(1)?),
                 _ => Candidate::Image(row.get(2)?),
             })
         })?;
@@ -231,6 +232,7 @@ fn taken(connection: &Connection) -> Result<u64> {
 enum Candidate {
     Record(i64),
     ImageLayer([u8; 32]),
+    Layer(i64),
     Pack(i64),
     Blob([u8; 32]),
     Dir(i64),
@@ -243,6 +245,7 @@ impl Candidate {
         match self {
             Self::Record(id) => removal.record(id),
             Self::ImageLayer(diff_id) => removal.image_layer(&Digest::from_bytes(diff_id)),
+            Self::Layer(id) => removal.layer_if_unused(crate::LayerId(id)),
             Self::Pack(id) => removal.pack_if_unused(crate::PackId(id)),
             Self::Blob(digest) => removal.cached_blob(&Digest::from_bytes(digest)),
             Self::Dir(id) => removal.dir_if_unused(crate::DirId(id)),
@@ -251,8 +254,9 @@ impl Candidate {
     }
 }
 
-/// What may go, the least recently used first. A record whose topmost layer another record
-/// builds on goes after that one.
+/// What may go, the least recently used first; before all else layers that nothing refers to, which
+/// are of processes that ended, or of a disk that was full, between a layer and its record. A record
+/// whose topmost layer another record builds on goes after that one.
 const CANDIDATES: &str = "
 SELECT 0, record.id, NULL, record.used AS used FROM records AS record
 JOIN record_layers AS top ON top.record = record.id
@@ -281,6 +285,12 @@ WHERE NOT EXISTS (SELECT 1 FROM image_blobs WHERE digest = blobs.digest)
 UNION ALL
 SELECT 5, id, NULL, used FROM dirs
 WHERE NOT EXISTS (SELECT 1 FROM dir_users WHERE dir = dirs.id)
+UNION ALL
+SELECT 6, id, NULL, 0 FROM layers
+WHERE NOT EXISTS (SELECT 1 FROM record_layers WHERE layer = layers.id)
+    AND NOT EXISTS (SELECT 1 FROM diff_ids WHERE layer = layers.id)
+    AND NOT EXISTS (SELECT 1 FROM layer_contents WHERE target = layers.id)
+    AND NOT EXISTS (SELECT 1 FROM leases WHERE object = 'layer ' || layers.id)
 ORDER BY used LIMIT 64";
 
 /// Images by name.

@@ -66,6 +66,19 @@ fn the_least_recently_used_goes_first_and_children_before_parents() {
 }
 
 #[test]
+fn a_layer_that_was_never_recorded_goes_before_all_else() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open_with_limit(dir.path(), Some(24 * MIB as u64)).expect("a store");
+    save(&store, "idle", &Snapshot::default().with(layer(&store, 5 * MIB).expect("room")));
+    // A disk that is full between a layer and its record leaves this.
+    let unrecorded = layer(&store, 10 * MIB).expect("room");
+    drop(unrecorded);
+    layer(&store, 10 * MIB).expect("what nothing refers to makes way");
+    assert!(is_there(&store, "idle"));
+    assert_eq!(store.usage().expect("a database"), really(dir.path()) - frame(dir.path()));
+}
+
+#[test]
 fn what_is_in_use_stays_also_for_other_processes() {
     let dir = tempfile::tempdir().expect("a directory");
     let ours = Store::open_with_limit(dir.path(), Some(24 * MIB as u64)).expect("a store");
