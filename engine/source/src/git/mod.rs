@@ -1,8 +1,9 @@
 //! Git repositories: the commit that a reference means now, and its files as a layer.
 //!
 //! `remote` reads URLs, `names` references and paths; `command` runs the git program, `mirror` brings
-//! commits here, `tree` makes manifests of them, `dot_git` what git keeps beside them. Where credentials come from is the caller's affair. Why git never checks
-//! anything out is in `docs/design/sources-and-mounts.md`.
+//! commits here, `tree` makes manifests of them, `dot_git` what git keeps beside them. Where
+//! credentials come from is the caller's affair. Why git never checks anything out is in
+//! `docs/design/sources-and-mounts.md`.
 
 mod command;
 mod dot_git;
@@ -37,6 +38,7 @@ const KIND: &str = "source.git";
 /// How deep submodules may lie within each other, and how many there may be.
 const MAX_DEPTH: usize = 16;
 const MAX_SUBMODULES: usize = 1000;
+
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub struct GitRequest {
