@@ -322,14 +322,11 @@ impl Running {
     /// # Errors
     /// The program ended without; the error has what it said.
     pub fn wait_for_log(&mut self, text: &str) -> Result<()> {
-        let mut log = self.outcome.log();
-        while !log.contains(text) {
+        while !self.outcome.log().contains(text) {
             let Ok(line) = self.lines.recv() else {
                 bail!("ended without printing {text:?}:\n{}", self.outcome.report());
             };
-            if let Some(Event::Log { data, .. }) = self.outcome.record(&line) {
-                log.push_str(data);
-            }
+            self.outcome.record(&line);
         }
         Ok(())
     }
@@ -429,14 +426,13 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn record(&mut self, line: &str) -> Option<&Event> {
+    fn record(&mut self, line: &str) {
         if let Ok(event) = serde_json::from_str(line) {
             self.events.push(event);
-            return self.events.last();
+        } else {
+            self.text.push_str(line);
+            self.text.push('\n');
         }
-        self.text.push_str(line);
-        self.text.push('\n');
-        None
     }
 
     /// The digest of the image that was built, where there is one.
@@ -522,14 +518,21 @@ impl Outcome {
         missed.collect()
     }
 
-    /// What the steps printed.
+    /// What the steps printed: step by step, the standard output of each before its standard error.
+    /// In what order the two streams of a step come is chance, as nothing orders two pipes.
     #[must_use]
     pub fn log(&self) -> String {
-        let data = self.events.iter().filter_map(|event| match event {
-            Event::Log { data, .. } => Some(data.as_str()),
-            _ => None,
-        });
-        data.collect()
+        let mut steps: Vec<(&str, [String; 2])> = Vec::new();
+        for event in &self.events {
+            let Event::Log { vertex, stream, data } = event else { continue };
+            let known = steps.iter().position(|(step, _)| step == vertex);
+            let index = known.unwrap_or_else(|| {
+                steps.push((vertex, [String::new(), String::new()]));
+                steps.len() - 1
+            });
+            steps[index].1[usize::from(*stream == 2)].push_str(data);
+        }
+        steps.into_iter().flat_map(|(_, streams)| streams).collect()
     }
 
     /// Everything there is to say about this build, for a failed assertion.
@@ -562,4 +565,28 @@ fn find_binary() -> Result<PathBuf> {
     binaries.find(|path| path.is_file()).context(
         "no cofferdam binary: build it with `cargo build -p cofferdam`, or set COFFERDAM_BIN",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Outcome;
+
+    #[test]
+    fn the_log_does_not_depend_on_how_streams_interleave() {
+        let log = |order: [(&str, u8, &str); 4]| {
+            let mut outcome = Outcome::default();
+            for (vertex, stream, data) in order {
+                let line = serde_json::json!({
+                    "type": "log", "vertex": vertex, "stream": stream, "data": data,
+                });
+                outcome.record(&line.to_string());
+            }
+            assert_eq!(outcome.text, "");
+            outcome.log()
+        };
+        let (one, two) = (("a", 1, "one "), ("a", 1, "two "));
+        let (wrong, other) = (("a", 2, "wrong"), ("b", 1, "other"));
+        assert_eq!(log([one, two, wrong, other]), "one two wrongother");
+        assert_eq!(log([one, wrong, other, two]), "one two wrongother");
+    }
 }

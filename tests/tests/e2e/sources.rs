@@ -243,7 +243,16 @@ impl Repositories {
         self.named_submodule(name, path, path, url, commit)
     }
 
-    /// The same, with a name that is not its path.
+    /// Adds `inner.git`, and `lib.git` with it as the submodule `in`; their commits.
+    fn add_nested(&self) -> Result<(String, String)> {
+        self.add("inner.git", &[("deep", "deep\n")])?;
+        let inner = self.git("inner.git", &["rev-parse", "HEAD"])?;
+        self.add("lib.git", &[("l", "lib\n")])?;
+        let lib = self.submodule("lib.git", "in", "../inner.git", &inner)?;
+        Ok((inner, lib))
+    }
+
+    /// Adds a submodule like [`Self::submodule`], with a name that is not its path.
     fn named_submodule(
         &self,
         name: &str,
@@ -364,10 +373,7 @@ fn a_damaged_copy_of_a_repository_is_fetched_again() -> Result<()> {
 fn submodules_come_along_from_servers_only() -> Result<()> {
     let (place, repositories) = (Place::new()?, Repositories::new()?);
     let web = Web::git(repositories.0.path())?;
-    repositories.add("inner.git", &[("deep", "deep\n")])?;
-    let inner = repositories.git("inner.git", &["rev-parse", "HEAD"])?;
-    repositories.add("lib.git", &[("l", "lib\n")])?;
-    let lib = repositories.submodule("lib.git", "in", "../inner.git", &inner)?;
+    let (inner, lib) = repositories.add_nested()?;
     repositories.add("app.git", &[("f", "f\n")])?;
     repositories.submodule("app.git", "vendor/lib", &web.url("/git/lib.git"), &lib)?;
     let url = web.url("/git/app.git");
@@ -408,10 +414,7 @@ fn submodules_come_along_from_servers_only() -> Result<()> {
 fn submodules_keep_their_git_dir() -> Result<()> {
     let (place, repositories) = (Place::new()?, Repositories::new()?);
     let web = Web::git(repositories.0.path())?;
-    repositories.add("inner.git", &[("deep", "deep\n")])?;
-    let inner = repositories.git("inner.git", &["rev-parse", "HEAD"])?;
-    repositories.add("lib.git", &[("l", "lib\n")])?;
-    let lib = repositories.submodule("lib.git", "in", "../inner.git", &inner)?;
+    let (inner, lib) = repositories.add_nested()?;
     repositories.add("app.git", &[("f", "f\n")])?;
     repositories.named_submodule("app.git", "the/lib", "vendor/lib", "../lib.git", &lib)?;
     let app = repositories.git("app.git", &["rev-parse", "HEAD"])?;

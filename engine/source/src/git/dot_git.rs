@@ -11,7 +11,7 @@ use cofferdam_store::{Attributes, LayerDir, Node, NodeKind, Regular, SharedPackW
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
 use super::command::Git;
-use super::{GitAccess, GitSource, GitTree, format, kept};
+use super::{GitAccess, GitSource, GitTree, Remote, format, kept};
 use crate::http::{writing, written};
 use crate::{Result, error::IoContext};
 
@@ -109,44 +109,46 @@ impl GitSource {
         self.clone_into(found, access, &dir.fs(), &Position::top()).await?;
         for module in modules {
             self.clone_into(&module.found, access, &dir.fs(), &module.position).await?;
-            let parent = dir.fs().join(OsStr::from_bytes(&module.parent));
             let setting = |key: &str| {
                 OsString::from_vec([b"submodule.", &module.name[..], key.as_bytes()].concat())
             };
-            let home = self.home()?;
-            let git = Git {
-                config: &self.config,
-                remote: &module.found.request.remote,
-                identity: &super::Identity::default(),
-                home: home.path(),
-                repository: Some(&parent),
-                source: None,
-            };
-            for (key, value) in [(".active", "true"), (".url", module.found.url())] {
-                let arguments = ["config".into(), setting(key), value.into()];
-                git.run(ACTION, arguments).await?;
-            }
+            let settings =
+                [(setting(".active"), "true".into()), (setting(".url"), module.found.url().into())];
+            let parent = dir.fs().join(OsStr::from_bytes(&module.parent));
+            self.configure(&module.found.request.remote, &parent, settings).await?;
         }
         for module in modules {
             // Last, because git goes there for whatever else it does.
-            let repository = dir.fs().join(OsStr::from_bytes(&module.position.git_dir));
-            let file = repository.join("config");
-            let home = self.home()?;
-            let git = Git {
-                config: &self.config,
-                remote: &module.found.request.remote,
-                identity: &super::Identity::default(),
-                home: home.path(),
-                repository: Some(&repository),
-                source: None,
-            };
             let files = OsString::from_vec(module.position.to_files());
-            let arguments = ["config".into(), "--file".into(), file.into_os_string()];
-            let arguments = arguments.into_iter().chain(["core.worktree".into(), files]);
-            git.run(ACTION, arguments).await?;
+            let settings = [("core.worktree".into(), files)];
+            let repository = dir.fs().join(OsStr::from_bytes(&module.position.git_dir));
+            self.configure(&module.found.request.remote, &repository, settings).await?;
         }
         set_times(&dir.fs(), mtime)?;
         Ok(dir)
+    }
+
+    /// Writes settings to the `config` of a repository.
+    async fn configure(
+        &self,
+        remote: &Remote,
+        repository: &Path,
+        settings: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<()> {
+        let home = self.home()?;
+        let git = Git {
+            config: &self.config,
+            remote,
+            identity: &super::Identity::default(),
+            home: home.path(),
+            repository: Some(repository),
+            source: None,
+        };
+        let file = repository.join("config").into_os_string();
+        for (key, value) in settings {
+            git.run(ACTION, ["config".into(), "--file".into(), file.clone(), key, value]).await?;
+        }
+        Ok(())
     }
 
     /// Makes one of them, below the directory `top`.
