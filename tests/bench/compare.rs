@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use cofferdam_tests::{Context, Registry};
-use rustix::fs::sync;
 
 use crate::Options;
 use crate::builders::Builder;
+use crate::machine::settle;
 use crate::measure::Costs;
 use crate::scenarios::{RUNS, SCENARIOS, Scenario, Start};
 
@@ -109,8 +109,7 @@ fn measure(scenario: &Scenario, registry: &Registry, options: &Options) -> Resul
             if scenario.start == Start::Empty {
                 builder.reset()?;
             }
-            // What was written before is not this build's to wait for.
-            sync();
+            settle(context.path())?;
             costs.push(builder.build(registry, context.path(), scenario.output)?);
         }
     }

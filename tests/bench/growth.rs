@@ -8,9 +8,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use cofferdam_tests::{Cofferdam, Context, Registry};
-use rustix::fs::sync;
 
 use crate::builders::{Builder, Output};
+use crate::machine::settle;
 use crate::measure::{Cost, Costs};
 use crate::plot::{Line, Panel, draw};
 use crate::scenarios::small_files;
@@ -162,7 +162,6 @@ impl Bench<'_> {
     fn repeat(&self, mut once: impl FnMut() -> Result<Cost>) -> Result<Costs> {
         let (mut costs, mut total) = (Vec::new(), 0.0);
         while costs.len() < self.rounds && total < ENOUGH {
-            sync();
             let cost = once()?;
             total += cost.seconds;
             costs.push(cost);
@@ -175,7 +174,7 @@ impl Bench<'_> {
         let mut builder = Builder::cofferdam()?;
         self.repeat(|| {
             builder.reset()?;
-            sync();
+            settle(context.path())?;
             builder.build(self.registry, context.path(), output)
         })
     }
@@ -184,7 +183,10 @@ impl Bench<'_> {
     fn again(&self, context: &Context, output: Output) -> Result<Costs> {
         let builder = Builder::cofferdam()?;
         builder.build(self.registry, context.path(), Output::Nothing)?;
-        self.repeat(|| builder.build(self.registry, context.path(), output))
+        self.repeat(|| {
+            settle(context.path())?;
+            builder.build(self.registry, context.path(), output)
+        })
     }
 
     /// A graph of so many steps: stages of some in a row, and one that needs them all.
@@ -212,6 +214,7 @@ impl Bench<'_> {
     fn files(&self, size: usize) -> Measured {
         let context = Context::new("FROM scratch\nCOPY files /files\n")?;
         small_files(&context, size)?;
+        settle(context.path())?;
         let floor = limits::copy(context.path())?;
         Ok((
             vec![
@@ -232,6 +235,7 @@ impl Bench<'_> {
             std::io::Read::read_exact(&mut random, &mut mebibyte)?;
             big.write_all(&mebibyte)?;
         }
+        settle(context.path())?;
         let floor = limits::copy(context.path())?;
         Ok((
             vec![

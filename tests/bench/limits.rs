@@ -5,13 +5,15 @@ use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
+
+use crate::machine::files;
 
 /// More processes than this are not started: the time of so many is scaled.
 const PROCESSES: usize = 500;
@@ -50,8 +52,7 @@ pub fn commits(count: usize) -> Result<f64> {
 /// # Errors
 /// They cannot be read or written.
 pub fn copy(directory: &Path) -> Result<f64> {
-    let mut files = Vec::new();
-    list(directory, &mut files)?;
+    let files = files(directory)?;
     let target = tempfile::tempdir()?;
     let output = File::create(target.path().join("pack"))?;
     let end = AtomicU64::new(0);
@@ -71,17 +72,6 @@ pub fn copy(directory: &Path) -> Result<f64> {
         std::hint::black_box(hasher.finalize());
         Ok(())
     })
-}
-
-fn list(directory: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        match entry.file_type()?.is_dir() {
-            true => list(&entry.path(), into)?,
-            false => into.push(entry.path()),
-        }
-    }
-    Ok(())
 }
 
 /// Seconds for so many small requests to a registry, one after the other on one connection.

@@ -17,6 +17,7 @@ mod compare;
 mod growth;
 mod language;
 mod limits;
+mod machine;
 mod measure;
 #[path = "../../frontends-wasm/dockerfile/tests/support/paper_host.rs"]
 mod paper_host;

@@ -124,12 +124,23 @@ fn resident(pid: u32) -> u64 {
     kibibytes.unwrap_or(0) * 1024
 }
 
+/// The children of a process that have memory of their own.
 fn children(pid: u32, into: &mut Vec<u32>) {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return };
     for task in tasks.flatten() {
         let Ok(text) = fs::read_to_string(task.path().join("children")) else { continue };
-        into.extend(text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        let children = text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok());
+        into.extend(children.filter(|child| !same_memory(pid, *child)));
     }
+}
+
+/// Whether two processes have one address space: a child between vfork(2) and execve(2), whose
+/// proportional set size is all of its parent's once more.
+fn same_memory(one: u32, other: u32) -> bool {
+    // kcmp(2): zero when both are the same.
+    const KCMP_VM: libc::c_long = 1;
+    // SAFETY: kcmp takes numbers only.
+    unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_VM, 0, 0) == 0 }
 }
 
 /// The processes with this name.

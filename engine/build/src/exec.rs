@@ -481,14 +481,18 @@ pub(crate) fn user(root: &Tree, spec: &str) -> Result<User, Error> {
 
 /// How the programs of a step can run on this machine.
 pub(crate) async fn means(engine: &Arc<Shared>, platform: &Platform) -> Result<Means, Error> {
-    let (engine, platform) = (engine.clone(), platform.clone().normalized());
-    blocking(move || {
-        engine.emulators.means(&platform).map_err(|missing| Error::Platform {
-            platform: platform.to_string(),
-            missing: Box::new(missing),
-        })
+    let platform = platform.clone().normalized();
+    let found = match engine.emulators.known_means(&platform) {
+        Some(known) => known,
+        None => {
+            let (engine, platform) = (engine.clone(), platform.clone());
+            blocking(move || Ok(engine.emulators.means(&platform))).await?
+        }
+    };
+    found.map_err(|missing| Error::Platform {
+        platform: platform.to_string(),
+        missing: Box::new(missing),
     })
-    .await
 }
 
 /// How the programs of a step are executed.

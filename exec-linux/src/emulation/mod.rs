@@ -15,7 +15,7 @@ mod native;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cofferdam_types::Platform;
 use serde::{Deserialize, Serialize};
@@ -138,7 +138,7 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Finds what runs programs of other platforms, once for each architecture. Cheap to clone.
+/// Finds what runs programs of other platforms, once for each platform. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Emulators(Arc<Inner>);
 
@@ -146,7 +146,7 @@ pub struct Emulators(Arc<Inner>);
 struct Inner {
     directories: Vec<PathBuf>,
     handlers: PathBuf,
-    found: Mutex<HashMap<&'static str, Arc<OnceLock<Search>>>>,
+    found: Mutex<HashMap<Platform, Arc<OnceLock<Search>>>>,
 }
 
 type Search = Result<Means, Missing>;
@@ -171,6 +171,20 @@ impl Emulators {
     /// # Errors
     /// Says what is missing.
     pub fn means(&self, platform: &Platform) -> Search {
+        let search = self.found().entry(platform.clone()).or_default().clone();
+        search.get_or_init(|| self.search(platform)).clone()
+    }
+
+    /// The same where it was found out before: looks at nothing, and never blocks.
+    pub fn known_means(&self, platform: &Platform) -> Option<Search> {
+        self.found().get(platform)?.get().cloned()
+    }
+
+    fn found(&self) -> MutexGuard<'_, HashMap<Platform, Arc<OnceLock<Search>>>> {
+        self.0.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn search(&self, platform: &Platform) -> Search {
         match native::native(platform) {
             Native::Yes => return Ok(Means::Native),
             Native::In32Bits => return Ok(Means::In32Bits),
@@ -178,15 +192,10 @@ impl Emulators {
             Native::No => {}
         }
         let architecture = Architecture::of(platform).filter(|_| platform.os == "linux");
-        let architecture = architecture.ok_or(Missing::Unknown)?;
-        let search = {
-            let mut found = self.0.found.lock().unwrap_or_else(PoisonError::into_inner);
-            found.entry(architecture.name).or_default().clone()
-        };
-        search.get_or_init(|| self.search(architecture)).clone()
+        self.emulator(architecture.ok_or(Missing::Unknown)?)
     }
 
-    fn search(&self, architecture: &Architecture) -> Search {
+    fn emulator(&self, architecture: &Architecture) -> Search {
         match find::find(architecture, &self.0.directories) {
             Ok(found) => Ok(Means::Qemu { program: found.program, version: found.version }),
             Err(rejected) => match handlers::find(&self.0.handlers, architecture) {
