@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,11 +13,12 @@ use tempfile::TempDir;
 
 use crate::command::{command, run};
 use crate::oci::Layout;
+use crate::port::Port;
 
 /// A running registry.
 pub struct Registry {
     process: Child,
-    address: SocketAddr,
+    port: Port,
     storage: TempDir,
     tls: bool,
 }
@@ -40,16 +41,6 @@ impl Registry {
     }
 
     fn start_with(tls: bool) -> Result<Self> {
-        // The port is free when asked for, not when used: another test may get it in between.
-        for _ in 0..8 {
-            if let Some(registry) = Self::try_start(tls)? {
-                return Ok(registry);
-            }
-        }
-        bail!("docker-registry did not come up on any of 8 ports")
-    }
-
-    fn try_start(tls: bool) -> Result<Option<Self>> {
         let storage = tempfile::tempdir()?;
         let (key, certificate) =
             (storage.path().join("server.key"), storage.path().join("server.pem"));
@@ -58,7 +49,8 @@ impl Registry {
             make_certificates(storage.path())?;
             secure = format!(", tls: {{key: {key:?}, certificate: {certificate:?}}}");
         }
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let port = Port::reserve()?;
+        let address = port.address();
         let configuration = format!(
             "version: 0.1\n\
              log: {{level: warn, accesslog: {{disabled: true}}}}\n\
@@ -77,31 +69,31 @@ impl Registry {
             .stderr(log)
             .spawn()
             .context("cannot start docker-registry (Debian package docker-registry)")?;
-        let mut registry = Self { process, address, storage, tls };
-        Ok(registry.answers()?.then_some(registry))
+        let mut registry = Self { process, port, storage, tls };
+        registry.wait_until_it_answers()?;
+        Ok(registry)
     }
 
-    /// Whether the process came up: false when it ended, which is how a taken port shows.
-    fn answers(&mut self) -> Result<bool> {
+    fn wait_until_it_answers(&mut self) -> Result<()> {
         let give_up = Instant::now() + Duration::from_secs(30);
         while Instant::now() < give_up {
             if self.process.try_wait()?.is_some() {
-                return Ok(false);
+                bail!("docker-registry ended:\n{}", self.log());
             }
             // A server with TLS says in the clear that it wants that.
             let expected = if self.tls { "HTTP/1.0 400" } else { "HTTP/1.1 200" };
-            if http_get(self.address, "/v2/").is_ok_and(|answer| answer.starts_with(expected)) {
-                return Ok(true);
+            if http_get(self.address(), "/v2/").is_ok_and(|answer| answer.starts_with(expected)) {
+                return Ok(());
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        bail!("docker-registry at {} does not answer:\n{}", self.address, self.log())
+        bail!("docker-registry at {} does not answer:\n{}", self.address(), self.log())
     }
 
     /// `127.0.0.1:PORT`.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.port.address()
     }
 
     /// The certificates of the authority that signed this registry's, and of another one.
@@ -113,7 +105,7 @@ impl Registry {
     /// The image reference of a repository here, such as `127.0.0.1:PORT/busybox:latest`.
     #[must_use]
     pub fn reference(&self, name: &str) -> String {
-        format!("{}/{name}", self.address)
+        format!("{}/{name}", self.address())
     }
 
     /// Pushes a layout's one image or index as `name` (`repository:tag`).
@@ -146,8 +138,8 @@ impl Registry {
     /// # Errors
     /// The registry has no such path.
     pub fn fetch(&self, path: &str) -> Result<(String, Vec<u8>)> {
-        let mut stream = TcpStream::connect(self.address)?;
-        let host = self.address;
+        let mut stream = TcpStream::connect(self.address())?;
+        let host = self.address();
         write!(
             stream,
             "GET {path} HTTP/1.0\r\nHost: {host}\r\n\

@@ -103,11 +103,17 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
         let (sender, receiver) = watch::channel(None);
         let flight = self.clone();
         let handle = tokio::spawn(async move {
-            // An aborted task may need a moment to end; the same work never overlaps itself.
+            // An aborted task may need a moment to end; the same work never overlaps itself. And
+            // it may have got to its end, which the abort came too late for.
+            let mut done = None;
             if let Some(mut previous) = previous {
                 while previous.changed().await.is_ok() {}
+                done = previous.borrow().clone().filter(Result::is_ok);
             }
-            let outcome = work.await;
+            let outcome = match done {
+                Some(done) => done,
+                None => work.await,
+            };
             flight.land(&sender, &outcome);
             sender.send_replace(Some(outcome));
         });

@@ -1,11 +1,9 @@
 //! Registries that refuse, break off or lie: a clear message, the network's exit code, nothing
 //! wrong in the store, and the next build works.
 
-use std::net::{Ipv4Addr, TcpListener};
-
 use anyhow::Result;
 use cofferdam_tests::cofferdam::exit;
-use cofferdam_tests::{Context, Fault, FaultyRegistry, bases};
+use cofferdam_tests::{Context, Fault, FaultyRegistry, Port, bases};
 
 use crate::World;
 
@@ -66,8 +64,8 @@ fn one_broken_transfer_is_tried_again() -> Result<()> {
 #[test]
 fn a_registry_that_is_not_there_is_named() -> Result<()> {
     let world = World::new()?;
-    // Bound and dropped: nothing listens here.
-    let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+    let port = Port::reserve()?;
+    let nobody = port.address();
     let context = Context::new(DOCKERFILE)?;
     let build = world.cofferdam.build(context.path()).build_arg("REGISTRY", nobody);
     build.run()?.ended(exit::NETWORK).says(&[&nobody.to_string(), "busybox"]);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use cofferdam_tests::cofferdam::exit;
-use cofferdam_tests::{Cofferdam, Context, Fault, FaultyRegistry, Outcome, Registry, bases};
+use cofferdam_tests::{Cofferdam, Context, Fault, FaultyRegistry, Outcome, Port, Registry, bases};
 
 /// The base is pulled, because a step runs on it; of the layers to push, one is large enough to
 /// be sent in parts.
@@ -204,7 +204,8 @@ fn a_mirror_is_used_and_one_that_is_down_costs_nothing() -> Result<()> {
     mirror.push(&bases::busybox()?, "copies/busybox:latest")?;
     let (origin, mirror) =
         (FaultyRegistry::start(&ground.registry)?, FaultyRegistry::start(&mirror)?);
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let port = Port::reserve()?;
+    let nobody = port.address();
     let config = format!(
         "{CONFIG}[registry.\"{}\"]\nmirrors = [\"{nobody}\", \"{}/copies\"]\n",
         origin.address(),

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -18,6 +18,7 @@ use cofferdam_types::Digest;
 use expect_test::{Expect, expect};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
 use crate::fixture::{
     Fixture, Times, attributes, describe_directory, describe_tree, noise, run, silent,
@@ -291,6 +292,7 @@ fn progress_ends_at_its_total() {
 struct Registry {
     process: Child,
     address: SocketAddr,
+    _port: TcpSocket,
     _dir: TempDir,
 }
 
@@ -305,9 +307,11 @@ impl Drop for Registry {
 impl Registry {
     fn start() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = free.local_addr().expect("bound");
-        drop(free);
+        // Nobody else gets a port to which a socket is bound; a server that sets SO_REUSEADDR may.
+        let port = TcpSocket::new_v4().expect("a socket");
+        port.set_reuseaddr(true).expect("an option that there is");
+        port.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a port");
+        let address = port.local_addr().expect("bound");
         let data = dir.path().join("data");
         let config = json!({
             "version": "0.1",
@@ -324,7 +328,7 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .expect("Debian's docker-registry is installed");
-        let mut registry = Self { process, address, _dir: dir };
+        let mut registry = Self { process, address, _port: port, _dir: dir };
         while TcpStream::connect(address).is_err() {
             let ended = registry.process.try_wait().expect("our child");
             assert!(ended.is_none(), "the registry ended: {ended:?}");

@@ -1,6 +1,6 @@
 //! The client against a registry that fails, lies, or stops in the middle.
 
-use crate::fixture::{Harm, Proxy, Registry, answer, client, noise, push_image, quick};
+use crate::fixture::{Harm, Proxy, Registry, answer, client, noise, push_image, quick, quick_for};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,9 +19,10 @@ async fn check_blob(faults: &[Harm], expected: Expect) {
     let direct = registry.reference("faulty");
     client().push_blob(&direct, &blob, &bytes, None).await.expect("pushed");
 
+    let client = Client::new(quick_for(faults));
     let faults: Vec<_> = faults.iter().map(|harm| ("/blobs/", harm.clone())).collect();
     let proxy = Proxy::start(registry.address, &faults).await;
-    let result = client().small_blob(&proxy.reference("faulty"), &blob).await;
+    let result = client.small_blob(&proxy.reference("faulty"), &blob).await;
     let mut text = match result {
         Ok(pulled) => {
             assert!(pulled == bytes, "wrong bytes got through");

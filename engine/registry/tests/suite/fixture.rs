@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -12,12 +13,13 @@ use bytes::Bytes;
 use cofferdam_registry::{Client, ClientConfig, Descriptor, Reference, RetryPolicy, media_type};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// A running registry with storage of its own; ends with the value.
 pub struct Registry {
     process: Child,
     pub address: SocketAddr,
+    _port: TcpSocket,
     _dir: TempDir,
 }
 
@@ -46,10 +48,7 @@ impl Registry {
 
     async fn start_with(extra: impl FnOnce(&Path) -> String) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        // The port is free a moment later, too, unless someone is very quick.
-        let free = StdListener::bind("127.0.0.1:0").expect("a port");
-        let address = free.local_addr().expect("bound");
-        drop(free);
+        let (port, address) = reserve();
         let config = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem:\n    rootdirectory: {}\n\
              http:\n  addr: {address}\n{}",
@@ -66,7 +65,7 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .expect("Debian's docker-registry is installed");
-        let mut registry = Self { process, address, _dir: dir };
+        let mut registry = Self { process, address, _port: port, _dir: dir };
         while TcpStream::connect(address).await.is_err() {
             let ended = registry.process.try_wait().expect("our child");
             assert!(ended.is_none(), "the registry ended: {ended:?}");
@@ -80,6 +79,16 @@ impl Registry {
     }
 }
 
+/// A port of loopback at which nobody listens as long as the socket lives, but for a server that
+/// is told to, and sets SO_REUSEADDR (as programs in Go do).
+pub fn reserve() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseaddr(true).expect("an option that there is");
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a port");
+    let address = socket.local_addr().expect("bound");
+    (socket, address)
+}
+
 pub fn reference(address: SocketAddr, rest: &str) -> Reference {
     Reference::parse(&format!("{address}/{rest}")).expect("a valid reference")
 }
@@ -91,8 +100,18 @@ pub fn client() -> Client {
 
 pub fn quick() -> ClientConfig {
     let retry = RetryPolicy { first_pause: Duration::from_millis(5), ..RetryPolicy::default() };
-    let (stall_timeout, mirror_timeout) = (Duration::from_secs(2), Duration::from_secs(1));
-    ClientConfig { retry, stall_timeout, mirror_timeout, ..ClientConfig::default() }
+    // A registry on a busy disk answers late. That is no fault to be tested.
+    ClientConfig { retry, mirror_timeout: Duration::from_secs(30), ..ClientConfig::default() }
+}
+
+/// The same, and impatient where one of these faults is that nothing comes.
+pub fn quick_for<'f>(faults: impl IntoIterator<Item = &'f Harm>) -> ClientConfig {
+    let mut config = quick();
+    if faults.into_iter().any(|harm| matches!(harm, Harm::Stall | Harm::StallAfter(_))) {
+        config.stall_timeout = Duration::from_secs(2);
+        config.mirror_timeout = Duration::from_secs(1);
+    }
+    config
 }
 
 /// Bytes that do not repeat soon.
@@ -307,13 +326,25 @@ async fn serve(
     }
     if let Some(Harm::ResetAfter(_)) = harm {
         // What was sent has to arrive before the reset throws away what is left.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        while unsent(to_client.as_ref())? > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         upload.abort();
         // Waits until the task's half of the connection is gone.
         let _ = upload.await;
         return Ok(());
     }
     to_client.shutdown().await
+}
+
+/// How many bytes the other side has not acknowledged.
+fn unsent(stream: &TcpStream) -> io::Result<libc::c_int> {
+    let mut bytes = 0;
+    // SAFETY: TIOCOUTQ writes an int (tcp(7)).
+    match unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(bytes),
+    }
 }
 
 pub async fn read_head(

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use cofferdam_registry::{Client, ClientConfig, Descriptor, ErrorKind, HostConfig, Reference};
 
-use crate::fixture::{Harm, Proxy, Registry, answer, client, noise, push_image, quick};
+use crate::fixture::{Harm, Proxy, Registry, answer, client, noise, push_image, quick_for};
 
 /// A registry and a mirror of it, each behind a proxy, with the same image and blob.
 struct World {
@@ -30,7 +30,10 @@ impl World {
         let mirror = Proxy::start(registries[1].address, faults).await;
         let mirrors = vec![format!("{}/{path}", mirror.address).parse().expect("valid")];
         let hosts = [(origin.address.to_string(), HostConfig { mirrors, ..HostConfig::default() })];
-        let client = Client::new(ClientConfig { hosts: hosts.into(), ..quick() });
+        let client = Client::new(ClientConfig {
+            hosts: hosts.into(),
+            ..quick_for(faults.iter().map(|(_, harm)| harm))
+        });
         let reference = origin.reference("m:1");
         let (image, blob) = (images.remove(0), Descriptor::of("x", &bytes));
         Self { origin, mirror, client, reference, image, bytes, blob, _registries: registries }

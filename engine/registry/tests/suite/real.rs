@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::fixture::{Registry, client, json, noise, push_image, quick};
+use crate::fixture::{Registry, client, json, noise, push_image, quick, reference, reserve};
 use bytes::Bytes;
 use cofferdam_registry::{
     Client, ClientConfig, Credential, Credentials, CredentialsError, Descriptor, DockerConfig,
@@ -196,10 +196,8 @@ async fn a_manifest_without_its_blobs_is_rejected() {
 
 #[tokio::test]
 async fn nobody_there_is_a_network_error() {
-    let registry = Registry::start().await;
-    let reference = registry.reference("x");
-    drop(registry);
-    let error = client().resolve(&reference).await.unwrap_err();
+    let (_port, nobody) = reserve();
+    let error = client().resolve(&reference(nobody, "x")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Network);
     assert!(error.to_string().contains("refused"), "{error}");
 }

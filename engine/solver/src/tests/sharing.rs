@@ -128,6 +128,29 @@ async fn work_started_again_waits_until_the_dropped_work_has_ended() {
     assert_eq!(*lock(&steps), ["first ends", "second begins"]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn work_that_was_dropped_too_late_is_not_done_again() {
+    use crate::flight::Flight;
+    let flight = Flight::<u32>::default();
+    let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let first = async move {
+        begun.send(()).expect("the test listens");
+        // In the middle of its last poll, where an abort cannot reach it.
+        released.recv().expect("the test releases");
+        Ok(1)
+    };
+    tokio::select! {
+        _ = flight.get(1, || first) => unreachable!("the first work waits"),
+        _ = has_begun.recv() => {}
+    }
+    let releaser = async { release.send(()).expect("the first work listens") };
+    let second = async { unreachable!("the first work has the result") };
+    let (result, ()) = tokio::join!(flight.get(1, || second), releaser);
+    assert!(matches!(result, Some(Ok(1))));
+    assert_eq!(flight.done(), Some(1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_failure_cancels_what_only_its_solve_wants() {
     let world = World::new();
