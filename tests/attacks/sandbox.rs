@@ -334,8 +334,10 @@ fn cve_2021_3602_cve_2022_2990_environment_and_groups_of_the_engine() -> Result<
     let output = with_input(&mut command, b"")?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
+    // What else the engine says may have such numbers in it: a time, a process.
+    let steps: Vec<&str> = said.lines().filter(|line| line.starts_with('#')).collect();
     for own in ["not-for-steps", "ENGINES_OWN", "4242", "4243", "cofferdam build"] {
-        if said.contains(own) {
+        if steps.iter().any(|line| line.contains(own)) {
             works(format!("a step sees {own} of the engine:\n{said}"));
         }
     }

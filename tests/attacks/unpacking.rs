@@ -120,7 +120,7 @@ fn ghsa_rp3h_jf77_q9p4_unpacking_grows_with_the_square() -> Result<()> {
     ];
     for (name, layer, count, instruction) in layers {
         let count = count * rounds();
-        let growth = || -> Result<(f64, f64)> {
+        let costs = || -> Result<[f64; 3]> {
             let world = World::new()?;
             let context = Context::new(&format!("FROM busybox\n{instruction}\n"))?;
             // Another image each time, of which nothing is known.
@@ -133,22 +133,23 @@ fn ghsa_rp3h_jf77_q9p4_unpacking_grows_with_the_square() -> Result<()> {
                 Ok(taken.seconds)
             };
             let _ = cost(0, 1)?;
-            let without = cost(1, 2)?;
-            Ok((cost(2, count)? - without, cost(3, 4 * count)? - without))
+            Ok([cost(1, 2)?, cost(2, count)?, cost(3, 4 * count)?])
         };
-        // What is small is all noise, and others use this machine too: it counts what is seen
-        // every time.
+        // What is small is all noise, and others use this machine too, which only ever adds to a
+        // cost: the least of each counts.
+        let growth = |[without, small, large]: [f64; 3]| (small - without, large - without);
         let too_much =
             |(small, large): (f64, f64)| large > 0.5 && large > 4.0 * 1.5 * small.max(0.05);
-        let mut seen = growth()?;
+        let mut least = costs()?;
         for _ in 0..2 {
-            if too_much(seen) {
-                seen = growth()?;
+            if too_much(growth(least)) {
+                let again = costs()?;
+                least = std::array::from_fn(|at| least[at].min(again[at]));
             }
         }
-        let (small, large) = seen;
+        let (small, large) = growth(least);
         eprintln!("{name}: {small:.3} s for {count}, {large:.3} s for {}", 4 * count);
-        if too_much(seen) {
+        if too_much((small, large)) {
             works(format!("{name}: {count} entries take {small} s, four times as many {large} s"));
         }
     }

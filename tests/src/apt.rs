@@ -40,6 +40,7 @@ impl Apt {
              APT::Architecture \"{native}\";\n\
              APT::Architectures {{{listed} }};\n\
              APT::Sandbox::User \"root\";\n\
+             Acquire::Retries \"5\";\n\
              Acquire::Languages \"none\";\n",
             native = architectures.first().context("at least one architecture")?,
             sources = sources.display(),

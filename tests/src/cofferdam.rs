@@ -105,22 +105,25 @@ impl Cofferdam {
     /// that puts what it made on the disk.
     ///
     /// # Errors
-    /// It goes on for a minute.
+    /// It goes on for minutes.
     pub fn settle(&self) -> Result<()> {
         let root = self.root();
         let root = root.to_string_lossy();
-        for _ in 0..600 {
+        let mut quiet = 0;
+        for _ in 0..2400 {
             let mut processes = std::fs::read_dir("/proc")?.flatten();
             let works = processes.any(|process| {
                 let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
                 String::from_utf8_lossy(&line).contains(&*root)
             });
-            if !works {
+            // A process that is just being started has no arguments for a moment.
+            quiet = if works { 0 } else { quiet + 1 };
+            if quiet == 2 {
                 return Ok(());
             }
             thread::sleep(Duration::from_millis(100));
         }
-        bail!("a process works on `{root}` for a minute")
+        bail!("a process works on `{root}` for minutes")
     }
 
     /// The state directory (`--root`).

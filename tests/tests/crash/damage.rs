@@ -256,6 +256,7 @@ fn the_log_of_the_database_of_a_killed_process() -> Result<()> {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
     running.crash()?;
+    leftovers::wait_for_none(&[running.pid()], victim.cofferdam.home())?;
     let killed = victim.pristine.with_file_name("killed");
     run(command("cp", ["-a"]).arg(victim.cofferdam.root()).arg(&killed))?;
     let victim = Victim { pristine: killed, ..victim };

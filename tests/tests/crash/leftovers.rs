@@ -9,21 +9,25 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use cofferdam_tests::network::traces;
 
-/// How long the helpers may take to see that they are alone. Generous: the machine is busy.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the helpers may take to see that they are alone, and the disk to have everything.
+/// Generous: the machine is busy.
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Waits until nothing is left of these processes of the program, which used a state directory.
 pub fn wait_for_none(pids: &[u32], home: &Path) -> Result<()> {
     let started = Instant::now();
+    let mut clean = 0;
     loop {
         let found = find(pids, home);
-        if found.is_empty() {
+        // A process that is just being started has no arguments for a moment.
+        clean = if found.is_empty() { clean + 1 } else { 0 };
+        if clean == 2 {
             return Ok(());
         }
         if started.elapsed() > PATIENCE {
             bail!("left behind:\n{}", found.join("\n"));
         }
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(30));
     }
 }
 

@@ -137,7 +137,7 @@ fn a_step_that_several_processes_want_runs_once() -> Result<()> {
 #[test]
 fn a_step_whose_process_was_killed_is_run_by_the_one_that_waits() -> Result<()> {
     let world = World::new(
-        "ARG REGISTRY\nFROM ${REGISTRY}/busybox\nARG NUMBER\nRUN echo begun; sleep 2; echo ended\n",
+        "ARG REGISTRY\nFROM ${REGISTRY}/busybox\nARG NUMBER\nRUN echo begun; sleep 5; echo ended\n",
     )?;
     let cofferdam = Cofferdam::new()?;
     let mut first = world.build(&cofferdam, 0).spawn()?;

@@ -87,7 +87,7 @@ fn clear(cofferdam: &Cofferdam) -> Result<()> {
         true => fs::remove_dir_all(path),
         false => fs::remove_file(path),
     };
-    for _ in 0..100 {
+    for _ in 0..4800 {
         let left: Vec<_> = fs::read_dir(cofferdam.root())?.flatten().collect();
         if left.is_empty() {
             return Ok(());

@@ -366,8 +366,9 @@ fn a_terminal_session() -> Result<()> {
         terminal.line(&format!("clear; {debug}; echo {number} ended with $?"))?;
         terminal
             .shows("the files are as it left them; what you change is thrown away at the end")?;
-        terminal.line("trap '' INT TERM HUP; echo deaf; while :; do sleep 1; done")?;
-        terminal.shows("deaf")
+        let deaf = format!("trap '' INT TERM HUP; echo deaf {number}; while :; do sleep 1; done");
+        terminal.line(&deaf)?;
+        terminal.shows(&format!("deaf {number}"))
     };
     again("2")?;
     terminal.keys(&["C-c", "C-]", "C-]", "C-]"])?;

@@ -246,7 +246,6 @@ fn a_secret_is_in_the_step_and_nowhere_else() -> Result<()> {
     assert!(!events.contains(SECRET) && !outcome.text.contains(SECRET));
     std::fs::remove_file(&file)?;
     world.cofferdam.settle()?;
-    world.cofferdam.settle()?;
     assert_eq!(find(world.cofferdam.home(), SECRET)?, Vec::<String>::new());
     assert_eq!(find(world.out.path(), SECRET)?, Vec::<String>::new());
 
@@ -390,7 +389,6 @@ fn an_agent_can_sign_and_be_asked_for_keys_only() -> Result<()> {
     assert_eq!(rest.matches(listed.split(' ').nth(1).unwrap_or_default()).count(), 2, "{rest}");
     let private = std::fs::read_to_string(agent.key())?;
     let line = private.lines().nth(2).context("a key has several lines")?;
-    world.cofferdam.settle()?;
     world.cofferdam.settle()?;
     assert_eq!(find(world.cofferdam.home(), line)?, Vec::<String>::new());
 
