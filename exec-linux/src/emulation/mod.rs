@@ -138,7 +138,7 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Finds what runs programs of other platforms, once for each platform. Cheap to clone.
+/// Finds what runs programs of other platforms, once for each architecture. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Emulators(Arc<Inner>);
 
@@ -150,6 +150,16 @@ struct Inner {
 }
 
 type Search = Result<Means, Missing>;
+
+/// The platform that stands for all that run in the same way: variants matter where the processor
+/// itself may have them.
+fn one_of(platform: &Platform) -> Platform {
+    let mut one = platform.clone();
+    if one.architecture != Platform::host().architecture {
+        one.variant.clear();
+    }
+    one
+}
 
 impl Emulators {
     /// Looks for QEMU in these directories, the earlier ones first, and for the machine's own
@@ -171,13 +181,13 @@ impl Emulators {
     /// # Errors
     /// Says what is missing.
     pub fn means(&self, platform: &Platform) -> Search {
-        let search = self.found().entry(platform.clone()).or_default().clone();
+        let search = self.found().entry(one_of(platform)).or_default().clone();
         search.get_or_init(|| self.search(platform)).clone()
     }
 
     /// The same where it was found out before: looks at nothing, and never blocks.
     pub fn known_means(&self, platform: &Platform) -> Option<Search> {
-        self.found().get(platform)?.get().cloned()
+        self.found().get(&one_of(platform))?.get().cloned()
     }
 
     fn found(&self) -> MutexGuard<'_, HashMap<Platform, Arc<OnceLock<Search>>>> {
